@@ -1,0 +1,76 @@
+# `make demo` shows Tide at work; `make test` is all that continuous integration checks.
+# Every check is a target of its own. PG=14 … PG=18 runs against that PostgreSQL instead of the
+# machine's: make test PG=18.
+
+export TIDE_STEPS_SINCE := $(shell date +%s)
+STEP := @scripts/step.sh
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUF := .tools/buf/node_modules/.bin/buf
+
+ifdef PG
+export TIDE_PG_BIN := $(CURDIR)/.tools/pg-$(PG)/bin
+endif
+
+# Cargo and the tests use all processors by themselves, and the order of the checks means something.
+.NOTPARALLEL:
+.PHONY: help demo test setup fmt clippy doc proto breaking deploy-check deny build examples postgres unit system
+
+help:
+	@echo 'make demo     a fleet on this machine: failover, drain, rebalance (needs no other set-up)'
+	@echo 'make test     every check, cheapest first, then every test; PG=14 to PG=18 chooses PostgreSQL'
+	@echo 'one check:    make fmt | proto | deploy-check | deny | clippy | doc | examples | unit | system'
+
+demo:
+	$(STEP) 'set-up' scripts/setup.sh demo $(PG:%=pg-%)
+	$(STEP) 'build' cargo build --locked --workspace --bins
+	$(STEP) 'demo' $(TARGET)/debug/tidectl dev --scenario tour
+
+test: setup fmt proto deploy-check deny clippy doc build examples
+	$(STEP) 'tests' cargo nextest run --locked --workspace
+
+setup:
+	$(STEP) 'set-up' scripts/setup.sh test $(PG:%=pg-%)
+
+fmt:
+	$(STEP) 'format' cargo fmt --all --check
+
+clippy:
+	$(STEP) 'clippy' cargo clippy --locked --workspace --all-targets -- -D warnings
+
+doc: export RUSTDOCFLAGS := -D warnings
+doc:
+	$(STEP) 'documentation' cargo doc --locked --workspace --no-deps --document-private-items
+
+proto:
+	$(STEP) 'protocol: lint' $(BUF) lint
+	$(STEP) 'protocol: format' $(BUF) format --diff --exit-code
+
+# Not part of `test`: a change that breaks the protocol is sometimes meant.
+breaking:
+	$(STEP) 'protocol: compatible with main' $(BUF) breaking --against '.git#branch=main'
+
+deploy-check:
+	$(STEP) 'deployment' scripts/check-deploy.sh
+
+deny:
+	$(STEP) 'dependencies' scripts/check-dependencies.sh
+
+# The system tests start these programs, and nextest reuses everything compiled here.
+build:
+	$(STEP) 'build' cargo build --locked --workspace --all-targets
+
+# nextest does not run the examples in the documentation.
+examples: build
+	$(STEP) 'documentation examples' cargo test --locked --workspace --doc --quiet
+
+# One check alone, with PG set, fetches that PostgreSQL first.
+unit system: $(PG:%=postgres)
+
+postgres:
+	@scripts/setup.sh pg-$(PG)
+
+unit:
+	$(STEP) 'unit tests' cargo nextest run --locked --workspace --exclude tide-tests
+
+system: build
+	$(STEP) 'system tests' cargo nextest run --locked --workspace -E 'package(tide-tests)'

@@ -1,0 +1,68 @@
+//! A throw-away database with a catalog, and agents on it.
+
+use std::{ffi::OsString, io::Write as _, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tide_catalog::{PgPool, connection::Server, schema};
+use tide_sandbox::{
+    binaries,
+    leftovers::Scratch,
+    postgres::{Postgres, PostgresOptions},
+    process::{Process, ProcessSpec},
+};
+
+/// A cluster, a pool on it, and a place for logs.
+pub struct Rig {
+    /// Holds everything on disk.
+    pub scratch: Scratch,
+    /// The database.
+    pub url: String,
+    /// Sessions on it.
+    pub pool: PgPool,
+    // Last, so that it outlives what uses it.
+    _postgres: Postgres,
+}
+
+impl Rig {
+    /// Starts a cluster without durability, which measures the relay rather than the disk.
+    pub async fn start() -> Result<Self> {
+        let scratch = Scratch::create("bench").await?;
+        let settings = vec![("shared_buffers".to_owned(), "1GB".to_owned())];
+        let postgres = Postgres::start(PostgresOptions {
+            settings,
+            ..PostgresOptions::default()
+        })
+        .await?;
+        let url = postgres.create_database("bench").await?;
+        let server = Server::parse(&url, "tide-bench")?;
+        schema::migrate(&mut server.connect().await?).await?;
+        Ok(Self {
+            scratch,
+            pool: server.pool(8),
+            url,
+            _postgres: postgres,
+        })
+    }
+
+    /// Starts an agent and waits until it has looked at the fleet.
+    pub async fn agent(&self, name: &str, args: &[&str]) -> Result<Process> {
+        let mut all: Vec<OsString> = vec!["--postgres-url".into(), self.url.clone().into()];
+        all.extend(["--name", name, "--metrics-addr", "127.0.0.1:0"].map(OsString::from));
+        all.extend(args.iter().map(OsString::from));
+        let program = binaries::find("tide-agent")
+            .context("build it with: cargo build --release -p tide-relay-agent")?;
+        let mut agent = Process::spawn(ProcessSpec {
+            args: all,
+            ..ProcessSpec::new(name, program, &self.scratch)
+        })?;
+        agent
+            .wait_for_log("agent started", Duration::from_secs(20))
+            .await?;
+        Ok(agent)
+    }
+}
+
+/// Prints a line of results.
+pub fn say(line: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("standard output")
+}

@@ -1,0 +1,146 @@
+//! Agents: what they say about themselves, and waiting for one to be gone.
+
+use sqlx::PgConnection;
+use tide_model::{AgentName, GroupName, Incarnation};
+
+use crate::{CatalogError, error::Doing};
+
+/// What an agent registers when it starts.
+#[derive(Debug, Clone)]
+pub struct AgentRegistration {
+    /// Its group.
+    pub group: GroupName,
+    /// Its name.
+    pub name: AgentName,
+    /// This run.
+    pub incarnation: Incarnation,
+    /// The backend that holds its locks.
+    pub backend_pid: i32,
+    /// Version of its binary.
+    pub version: String,
+    /// Name of its host.
+    pub hostname: String,
+    /// Its process id on that host.
+    pub process_id: u32,
+    /// Where it serves metrics and probes.
+    pub metrics_addr: Option<String>,
+    /// Its share of the pipelines.
+    pub weight: u32,
+}
+
+/// Registers a run of an agent, which must hold the lock on its name, and wakes the others.
+pub async fn agent_register(
+    connection: &mut PgConnection,
+    agent: &AgentRegistration,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "-- agent_register\n\
+         WITH registered AS (\n\
+             INSERT INTO tide.agents AS a (relay_group_id, name, incarnation, backend_pid, version, hostname,\n\
+                                           process_id, metrics_addr, weight)\n\
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)\n\
+             ON CONFLICT (relay_group_id, name) DO UPDATE SET\n\
+                 incarnation = excluded.incarnation, backend_pid = excluded.backend_pid,\n\
+                 version = excluded.version, hostname = excluded.hostname, process_id = excluded.process_id,\n\
+                 metrics_addr = excluded.metrics_addr, weight = excluded.weight, owned = 0,\n\
+                 acknowledged_generation = 0, started_at = now(), last_seen_at = now(), stopped_at = NULL\n\
+         )\n\
+         SELECT pg_notify('tide_fleet', json_build_object('group', $1::text, 'joined', $2::text)::text)",
+    )
+    .bind(agent.group.as_str())
+    .bind(agent.name.as_str())
+    .bind(agent.incarnation.0)
+    .bind(agent.backend_pid)
+    .bind(&agent.version)
+    .bind(&agent.hostname)
+    .bind(agent.process_id as i32)
+    .bind(&agent.metrics_addr)
+    .bind(agent.weight as i32)
+    .execute(connection)
+    .await
+    .map(drop)
+    .doing("registering the agent")
+}
+
+/// Says that the agent is there, what it holds, and up to which intent it has obeyed.
+pub async fn agent_beat(
+    connection: &mut PgConnection,
+    group: &GroupName,
+    name: &AgentName,
+    incarnation: Incarnation,
+    owned: usize,
+    acknowledged_generation: i64,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "-- agent_beat\n\
+         UPDATE tide.agents SET owned = $4, acknowledged_generation = $5, last_seen_at = now()\n\
+         WHERE relay_group_id = $1 AND name = $2 AND incarnation = $3",
+    )
+    .bind(group.as_str())
+    .bind(name.as_str())
+    .bind(incarnation.0)
+    .bind(owned as i32)
+    .bind(acknowledged_generation)
+    .execute(connection)
+    .await
+    .map(drop)
+    .doing("reporting to the catalog")
+}
+
+/// Records that the agent stopped in good order.
+pub async fn agent_stopped(
+    connection: &mut PgConnection,
+    group: &GroupName,
+    name: &AgentName,
+    incarnation: Incarnation,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "-- agent_stopped\n\
+         UPDATE tide.agents SET owned = 0, stopped_at = now(), last_seen_at = now()\n\
+         WHERE relay_group_id = $1 AND name = $2 AND incarnation = $3",
+    )
+    .bind(group.as_str())
+    .bind(name.as_str())
+    .bind(incarnation.0)
+    .execute(connection)
+    .await
+    .map(drop)
+    .doing("recording the stop")
+}
+
+/// How long one wait for an agent blocks in the server: below `deadlock_timeout` (1 s by default),
+/// so that it leaves no log line, and short, so that it does not hold the vacuum horizon.
+pub const WATCH_SLICE: std::time::Duration = std::time::Duration::from_millis(800);
+
+/// Waits up to [`WATCH_SLICE`] for an agent to lose its name lock; true as soon as it has.
+pub async fn agent_gone(
+    connection: &mut PgConnection,
+    group: &GroupName,
+    agent: &AgentName,
+) -> Result<bool, CatalogError> {
+    sqlx::query_scalar("-- agent_gone\nSELECT tide.agent_gone($1, $2, $3)")
+        .bind(group.as_str())
+        .bind(agent.as_str())
+        .bind(WATCH_SLICE.as_millis() as i32)
+        .fetch_one(connection)
+        .await
+        .doing("watching an agent")
+}
+
+/// Tells every agent of the group that one is gone.
+pub async fn announce_gone(
+    connection: &mut PgConnection,
+    group: &GroupName,
+    agent: &AgentName,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "-- announce_gone\n\
+         SELECT pg_notify('tide_fleet', json_build_object('group', $1::text, 'gone', $2::text)::text)",
+    )
+    .bind(group.as_str())
+    .bind(agent.as_str())
+    .execute(connection)
+    .await
+    .map(drop)
+    .doing("announcing a gone agent")
+}

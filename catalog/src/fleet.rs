@@ -1,0 +1,254 @@
+//! Reads everything that PostgreSQL knows about one group.
+
+use sqlx::{FromRow, PgConnection};
+use tide_model::{
+    AgentName, Epoch, GroupName, Incarnation, OperationId,
+    fleet::{AgentRow, DatabaseView, Hold, HoldKind, PipelineRow},
+};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use crate::{CatalogError, error::Doing};
+
+/// Whether to look into the outboxes for what waits in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lag {
+    /// One index look-up a pipeline.
+    Measure,
+    /// All lags read as zero.
+    Skip,
+}
+
+/// Reads the group's pipelines, agents, holds and placements, with lags.
+pub async fn database_view(
+    connection: &mut PgConnection,
+    group: &GroupName,
+) -> Result<DatabaseView, CatalogError> {
+    read_view(connection, group, Lag::Measure).await
+}
+
+/// Reads the group's pipelines, agents, holds and placements. Ownership comes from `pg_locks`,
+/// which no transaction freezes, so the parts may be a moment apart.
+pub async fn read_view(
+    connection: &mut PgConnection,
+    group: &GroupName,
+    lag: Lag,
+) -> Result<DatabaseView, CatalogError> {
+    let taken_at = sqlx::query_scalar("-- database_clock\nSELECT clock_timestamp()")
+        .fetch_one(&mut *connection)
+        .await
+        .doing("reading the clock")?;
+    let pipelines: Vec<StatusRow> = sqlx::query_as(match lag {
+        Lag::Measure => {
+            "-- fleet_status\n\
+             SELECT name, outbox, sink_type, enabled, revision, weight, lock_key, owner, owner_pid, epoch,\n\
+                    last_change_id, lag_rows, lag_seconds, state, state_reason, state_since\n\
+             FROM tide.relay_status($1) ORDER BY name"
+        }
+        Lag::Skip => {
+            "-- fleet_ownership\n\
+             SELECT name, outbox, sink_type, enabled, revision, weight, lock_key, owner, owner_pid, epoch,\n\
+                    last_change_id, 0::bigint AS lag_rows, 0::float8 AS lag_seconds, state, state_reason, state_since\n\
+             FROM tide.relay_ownership($1) ORDER BY name"
+        }
+    })
+    .bind(group.as_str())
+    .fetch_all(&mut *connection)
+    .await
+    .doing("reading the pipelines")?;
+    let agents: Vec<AgentRecord> = sqlx::query_as(
+        "-- fleet_agents\n\
+         SELECT a.name, a.incarnation, a.version, a.hostname, a.weight, a.metrics_addr, a.started_at,\n\
+                a.last_seen_at, a.stopped_at, n.pid IS NOT NULL AS alive\n\
+         FROM tide.agents a\n\
+         LEFT JOIN tide.advisory_locks n\n\
+                ON n.class = tide.agent_lock_class(a.relay_group_id)::bigint & 4294967295\n\
+               AND n.object = tide.lock_key(a.name) AND n.pid = a.backend_pid\n\
+         WHERE a.relay_group_id = $1 ORDER BY a.name",
+    )
+    .bind(group.as_str())
+    .fetch_all(&mut *connection)
+    .await
+    .doing("reading the agents")?;
+    let holds: Vec<HoldRecord> = sqlx::query_as(
+        "-- fleet_holds\n\
+         SELECT agent, kind, actor, reason, operation_id, generation, created_at, expires_at\n\
+         FROM tide.holds\n\
+         WHERE relay_group_id = $1 AND (expires_at IS NULL OR expires_at > now())\n\
+         ORDER BY agent, generation",
+    )
+    .bind(group.as_str())
+    .fetch_all(&mut *connection)
+    .await
+    .doing("reading the holds")?;
+    let placements: Vec<(String, String, i64)> = sqlx::query_as(
+        "-- fleet_placements\n\
+         SELECT pipeline, agent, generation FROM tide.placements WHERE relay_group_id = $1 ORDER BY pipeline",
+    )
+    .bind(group.as_str())
+    .fetch_all(connection)
+    .await
+    .doing("reading the placements")?;
+
+    let generation = holds
+        .iter()
+        .map(|hold| hold.generation)
+        .chain(placements.iter().map(|(_, _, generation)| *generation))
+        .max()
+        .unwrap_or(0);
+    Ok(DatabaseView {
+        group: group.clone(),
+        taken_at,
+        pipelines: pipelines
+            .into_iter()
+            .map(TryInto::try_into)
+            .collect::<Result<_, _>>()?,
+        agents: agents
+            .into_iter()
+            .map(TryInto::try_into)
+            .collect::<Result<_, _>>()?,
+        holds: holds
+            .into_iter()
+            .map(TryInto::try_into)
+            .collect::<Result<_, _>>()?,
+        placements: placements
+            .into_iter()
+            .map(|(pipeline, agent, _)| {
+                let pipeline = parse("placements", "pipeline", &pipeline)?;
+                Ok((pipeline, parse("placements", "agent", &agent)?))
+            })
+            .collect::<Result<_, CatalogError>>()?,
+        generation,
+    })
+}
+
+pub(crate) fn parse<T>(
+    table: &'static str,
+    column: &'static str,
+    text: &str,
+) -> Result<T, CatalogError>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    text.parse()
+        .map_err(|error| CatalogError::inconsistent(table, column, error))
+}
+
+#[derive(FromRow)]
+struct StatusRow {
+    name: String,
+    outbox: String,
+    sink_type: Option<String>,
+    enabled: bool,
+    revision: i64,
+    weight: i32,
+    lock_key: i64,
+    owner: Option<String>,
+    owner_pid: Option<i32>,
+    epoch: Option<i64>,
+    last_change_id: i64,
+    lag_rows: i64,
+    lag_seconds: f64,
+    state: Option<String>,
+    state_reason: Option<String>,
+    state_since: Option<OffsetDateTime>,
+}
+
+impl TryFrom<StatusRow> for PipelineRow {
+    type Error = CatalogError;
+
+    fn try_from(row: StatusRow) -> Result<Self, CatalogError> {
+        let owner = row
+            .owner
+            .map(|owner| parse::<AgentName>("agents", "name", &owner))
+            .transpose()?;
+        let state = row
+            .state
+            .map(|state| parse("relay_consumer_offsets", "state", &state))
+            .transpose()?;
+        Ok(Self {
+            name: parse("pipelines", "name", &row.name)?,
+            outbox: row.outbox,
+            sink: row.sink_type.unwrap_or_else(|| "-".to_owned()),
+            enabled: row.enabled,
+            revision: row.revision,
+            weight: row.weight.max(1) as u32,
+            lock_key: row.lock_key,
+            owner,
+            owner_pid: row.owner_pid,
+            epoch: row.epoch.map(Epoch),
+            last_change_id: row.last_change_id,
+            lag_rows: row.lag_rows,
+            lag: Duration::seconds_f64(row.lag_seconds),
+            state,
+            state_reason: row.state_reason,
+            state_since: row.state_since,
+        })
+    }
+}
+
+#[derive(FromRow)]
+struct AgentRecord {
+    name: String,
+    incarnation: Uuid,
+    version: String,
+    hostname: String,
+    weight: i32,
+    metrics_addr: Option<String>,
+    started_at: OffsetDateTime,
+    last_seen_at: OffsetDateTime,
+    stopped_at: Option<OffsetDateTime>,
+    alive: bool,
+}
+
+impl TryFrom<AgentRecord> for AgentRow {
+    type Error = CatalogError;
+
+    fn try_from(row: AgentRecord) -> Result<Self, CatalogError> {
+        Ok(Self {
+            name: parse("agents", "name", &row.name)?,
+            incarnation: Incarnation(row.incarnation),
+            alive: row.alive,
+            version: row.version,
+            hostname: row.hostname,
+            weight: row.weight.max(0) as u32,
+            metrics_addr: row.metrics_addr,
+            started_at: row.started_at,
+            last_seen_at: row.last_seen_at,
+            stopped_at: row.stopped_at,
+        })
+    }
+}
+
+#[derive(FromRow)]
+struct HoldRecord {
+    agent: String,
+    kind: String,
+    actor: String,
+    reason: String,
+    operation_id: Option<Uuid>,
+    generation: i64,
+    created_at: OffsetDateTime,
+    expires_at: Option<OffsetDateTime>,
+}
+
+impl TryFrom<HoldRecord> for Hold {
+    type Error = CatalogError;
+
+    fn try_from(row: HoldRecord) -> Result<Self, CatalogError> {
+        let kind = match row.kind.as_str() {
+            "drain" => HoldKind::Drain,
+            "cordon" => HoldKind::Cordon,
+            other => return Err(CatalogError::inconsistent("holds", "kind", other)),
+        };
+        Ok(Self {
+            agent: parse("holds", "agent", &row.agent)?,
+            kind,
+            actor: row.actor,
+            reason: row.reason,
+            operation: row.operation_id.map(OperationId),
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+        })
+    }
+}

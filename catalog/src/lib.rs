@@ -1,0 +1,31 @@
+//! The PostgreSQL catalog of Tide: its schema, and every SQL statement that Tide runs.
+//!
+//! ```text
+//! outboxes ──< pipelines ──< relay_consumer_offsets   how far, under which epoch, by whom
+//!    │             └───────< placements               where operators want it
+//!    └─ outbox_<name>        agents ── holds          who is there, who takes no work
+//!       (the messages)       operations, events       what was asked, and what happened
+//! ```
+//!
+//! Ownership is in none of these tables: it is the advisory locks of [`lock_session`], seen by
+//! everybody in `pg_locks`. Functions take a connection so that callers compose transactions.
+//! Every statement begins with a comment that names its function, so `pg_stat_statements` points
+//! here. Nothing in this crate decides anything about the fleet.
+
+pub mod agents;
+pub mod connection;
+pub mod dead_letters;
+pub mod error;
+pub mod fleet;
+pub mod intent;
+pub mod listener;
+pub mod lock_session;
+pub mod messages;
+pub mod offsets;
+pub mod operations;
+pub mod outboxes;
+pub mod pipelines;
+pub mod schema;
+
+pub use error::CatalogError;
+pub use sqlx::{PgConnection, PgPool};

@@ -1,0 +1,128 @@
+//! Commands that go straight to PostgreSQL: the catalog, outboxes, pipelines, status.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use tide_model::{AgentName, PipelineName};
+use uuid::Uuid;
+
+use super::duration;
+
+/// Arguments of `migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Only say what would be applied
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What to do with outboxes.
+#[derive(Debug, Subcommand)]
+pub enum OutboxCommand {
+    /// Create an outbox
+    Create {
+        /// Its name
+        name: String,
+        /// How long delivered messages stay at least, as a PostgreSQL interval [default: 24 hours]
+        #[arg(long, value_name = "INTERVAL")]
+        retention: Option<String>,
+    },
+    /// List outboxes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show size, position and slowest pipeline of one outbox or all
+    Status {
+        /// Only this one
+        name: Option<String>,
+    },
+    /// Publish one message and print its event id
+    Publish(PublishArgs),
+    /// Drop an outbox and its messages
+    Drop {
+        /// Its name
+        name: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// Arguments of `outbox publish`.
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// The outbox
+    pub name: String,
+    /// JSON, @FILE to read it from a file, or - for standard input
+    #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
+    pub payload: String,
+    /// Messages of one key are delivered in order
+    #[arg(long)]
+    pub key: Option<String>,
+    /// A JSON object
+    #[arg(long, value_name = "JSON")]
+    pub headers: Option<String>,
+    /// Identity of the message; drawn by the database if absent
+    #[arg(long, value_name = "UUID")]
+    pub event_id: Option<Uuid>,
+}
+
+/// What to do with pipelines.
+#[derive(Debug, Subcommand)]
+pub enum PipelineCommand {
+    /// Create and change pipelines as files describe them, all or none
+    Apply(ApplyArgs),
+    /// List pipelines
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only those that this agent owns
+        #[arg(long, value_name = "AGENT")]
+        owner: Option<AgentName>,
+    },
+    /// Show one pipeline
+    Show {
+        /// Its name
+        name: PipelineName,
+    },
+    /// Let a pipeline run
+    Enable {
+        /// Its name
+        name: PipelineName,
+    },
+    /// Stop a pipeline; its position stays
+    Disable {
+        /// Its name
+        name: PipelineName,
+    },
+    /// Delete a pipeline and its position; the messages stay
+    Delete {
+        /// Its name
+        name: PipelineName,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// Arguments of `pipeline apply`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A file holds one pipeline, several documents, or a list, in YAML or JSON:
+  name: orders
+  outbox: order_events
+  config: {sink_type: kafka, brokers: 'kafka:9092', topic: orders}")]
+pub struct ApplyArgs {
+    /// YAML or JSON; - for standard input; may be repeated
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Only say what would change; the database checks it and forgets it
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Time between the two looks that tell whether pipelines progress; 0 looks once
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
+    pub interval: Duration,
+}

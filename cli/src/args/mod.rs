@@ -1,0 +1,91 @@
+//! The command line: what may be typed, and nothing about what it does.
+//!
+//! One file a verb family. A new command is a variant of [`Command`], its arguments, and a module
+//! in `commands`.
+
+mod catalog;
+pub mod duration;
+mod fleet;
+mod global;
+mod operation;
+
+use clap::{Parser, Subcommand};
+
+pub use self::{
+    catalog::{ApplyArgs, MigrateArgs, OutboxCommand, PipelineCommand, PublishArgs, StatusArgs},
+    fleet::{AgentCommand, FleetCommand},
+    global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice},
+    operation::{
+        DrainArgs, MoveArgs, OperationCommand, RebalanceCommand, UndrainArgs, WaitArgs, WatchLimit,
+    },
+};
+pub use crate::commands::dev::{DevArgs, DevBrokerArgs, Scenario};
+use crate::exit::AFTER_HELP;
+
+/// `tidectl` and everything that may follow.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidectl",
+    version,
+    about = "Operate a Tide fleet: outboxes, pipelines, agents, drains",
+    after_help = AFTER_HELP,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Install or upgrade the catalog in PostgreSQL
+    Migrate(MigrateArgs),
+    /// Create, inspect and drop outboxes; publish to them
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
+    /// Configure, inspect and switch pipelines
+    #[command(subcommand)]
+    Pipeline(PipelineCommand),
+    /// Show the fleet as a whole
+    #[command(subcommand)]
+    Fleet(FleetCommand),
+    /// Show agents
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// Empty an agent and keep it empty; says when it is safe to stop
+    Drain(DrainArgs),
+    /// Let a drained or draining agent work again
+    Undrain(UndrainArgs),
+    /// Even out the load
+    #[command(subcommand)]
+    Rebalance(RebalanceCommand),
+    /// Bring one pipeline to an agent
+    Move(MoveArgs),
+    /// Follow, list and cancel drains, moves and rebalances
+    #[command(subcommand, alias = "op")]
+    Operation(OperationCommand),
+    /// Show straight from PostgreSQL who owns what and whether it progresses
+    Status(StatusArgs),
+    /// Run a throw-away fleet on this machine
+    Dev(DevArgs),
+    /// Be the broker of a throw-away fleet
+    #[command(hide = true)]
+    DevBroker(DevBrokerArgs),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+#[cfg(test)]
+mod tests;

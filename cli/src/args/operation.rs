@@ -1,0 +1,164 @@
+//! Commands that change the fleet, and the operations that they start.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use tide_model::{AgentName, OperationId, PipelineName};
+
+use super::duration;
+
+/// Arguments of `drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The agent
+    pub agent: AgentName,
+    /// What for; shown with the hold and recorded
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub reason: String,
+    /// Give up after this long; the hold stays
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
+    pub deadline: Option<Duration>,
+    /// Drain even if some pipelines have nowhere to go
+    #[arg(long)]
+    pub force: bool,
+    /// Only say where each pipeline would go
+    #[arg(long, conflicts_with_all = ["wait", "detach", "deadline"])]
+    pub plan: bool,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Arguments of `undrain`.
+#[derive(Debug, Args)]
+pub struct UndrainArgs {
+    /// The agent
+    pub agent: AgentName,
+    /// What for; recorded
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub reason: String,
+}
+
+/// Arguments of `move`.
+#[derive(Debug, Args)]
+pub struct MoveArgs {
+    /// The pipeline
+    pub pipeline: PipelineName,
+    /// The agent that shall own it
+    #[arg(long, value_name = "AGENT")]
+    pub to: AgentName,
+    /// What for; recorded
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub reason: String,
+    /// Give up after this long
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
+    pub deadline: Option<Duration>,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// What to do about the balance.
+#[derive(Debug, Subcommand)]
+pub enum RebalanceCommand {
+    /// Show the moves that would even out the load; exit code 3 if there are any
+    Plan,
+    /// Show the moves, ask, and carry them out
+    Apply {
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        /// What for; recorded
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
+        reason: String,
+        /// Give up after this long
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
+        deadline: Option<Duration>,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+}
+
+/// What to do with operations.
+#[derive(Debug, Subcommand)]
+pub enum OperationCommand {
+    /// List operations, newest first
+    #[command(visible_alias = "ls")]
+    List {
+        /// At most this many
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Show one operation and where each of its pipelines stands
+    Show {
+        /// Its id
+        id: OperationId,
+    },
+    /// Follow one operation to its end
+    Watch {
+        /// Its id
+        id: OperationId,
+        /// How long to watch.
+        #[command(flatten)]
+        limit: WatchLimit,
+    },
+    /// Give one operation up; what has moved stays where it is
+    Cancel {
+        /// Its id
+        id: OperationId,
+    },
+}
+
+/// Whether to wait for the end of an operation.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Wait for the end (the default), at most this long; then exit with 5, and the operation goes on
+    #[arg(
+        long,
+        value_name = "LIMIT",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with = "detach",
+        value_parser = duration::parse_positive
+    )]
+    pub wait: Option<Option<Duration>>,
+    /// Return at once; the operation goes on
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// How long to watch.
+#[derive(Debug, Clone, Args)]
+pub struct WatchLimit {
+    /// Stop watching after this long and exit with 5; the operation goes on
+    #[arg(long, value_name = "LIMIT", value_parser = duration::parse_positive)]
+    pub wait: Option<Duration>,
+}
+
+impl WaitArgs {
+    /// The longest time to wait; forever if none.
+    pub fn limit(&self) -> Option<Duration> {
+        self.wait.flatten()
+    }
+}

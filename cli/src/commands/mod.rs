@@ -1,0 +1,63 @@
+//! What each command does. One module a verb family; each parses nothing and decides nothing that
+//! the model or the catalog could decide.
+
+mod agent;
+mod catalog;
+pub(crate) mod dev;
+mod drain;
+mod fleet;
+mod migrate;
+mod moves;
+mod operation;
+mod outbox;
+mod pipeline;
+mod rebalance;
+mod status;
+
+use clap::CommandFactory as _;
+use serde_json::json;
+
+use crate::{
+    args::{Cli, Command},
+    context::Context,
+    error::CliError,
+    exit::Exit,
+};
+
+/// Runs one command.
+pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, CliError> {
+    match command {
+        Command::Migrate(args) => migrate::run(context, &args).await,
+        Command::Outbox(command) => outbox::run(context, command).await,
+        Command::Pipeline(command) => pipeline::run(context, command).await,
+        Command::Fleet(command) => fleet::run(context, &command).await,
+        Command::Agent(command) => agent::run(context, command).await,
+        Command::Drain(args) => drain::drain(context, args).await,
+        Command::Undrain(args) => drain::undrain(context, args).await,
+        Command::Rebalance(command) => rebalance::run(context, command).await,
+        Command::Move(args) => moves::run(context, args).await,
+        Command::Operation(command) => operation::run(context, command).await,
+        Command::Status(args) => status::run(context, &args).await,
+        Command::Dev(args) => Box::pin(dev::run(context, &args)).await,
+        Command::DevBroker(args) => dev::run_broker(&args).await,
+        Command::Completion { shell } => completion(context, shell),
+        Command::Version => version(context),
+    }
+}
+
+fn completion(context: &Context, shell: clap_complete::Shell) -> Result<Exit, CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tidectl", &mut script);
+    context.screen.raw(&script)?;
+    Ok(Exit::Done)
+}
+
+fn version(context: &Context) -> Result<Exit, CliError> {
+    let version = env!("CARGO_PKG_VERSION");
+    let catalog_version = tide_catalog::schema::version();
+    let data = json!({"version": version, "catalog_version": catalog_version});
+    context.screen.show(&data, |_| {
+        format!("tidectl {version} (catalog version {catalog_version})")
+    })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,120 @@
+//! Pipelines: what runs, and switching it. Reading goes through the source; writing goes straight
+//! to the catalog, from where agents take changes up at once.
+
+mod apply;
+mod file;
+
+use serde_json::json;
+use tide_catalog::{
+    PgConnection,
+    pipelines::{self, StoredPipeline},
+};
+use tide_model::{AgentName, PipelineName};
+use time::OffsetDateTime;
+
+use super::catalog;
+use crate::{
+    args::PipelineCommand, context::Context, error::CliError, exit::Exit, output::views,
+    prompt::confirm, source,
+};
+
+pub(super) async fn run(context: &Context, command: PipelineCommand) -> Result<Exit, CliError> {
+    match command {
+        PipelineCommand::Apply(args) => apply::run(context, &args).await,
+        PipelineCommand::List { owner } => list(context, owner.as_ref()).await,
+        PipelineCommand::Show { name } => show(context, &name).await,
+        PipelineCommand::Enable { name } => switch(context, &name, Switch::On).await,
+        PipelineCommand::Disable { name } => switch(context, &name, Switch::Off).await,
+        PipelineCommand::Delete { name, yes } => delete(context, &name, yes).await,
+    }
+}
+
+async fn list(context: &Context, owner: Option<&AgentName>) -> Result<Exit, CliError> {
+    let mut source = source::connect(context).await?;
+    let pipelines = source.pipelines(owner).await?;
+    context
+        .screen
+        .show(&pipelines, |style| views::pipelines(style, &pipelines))?;
+    Ok(Exit::Done)
+}
+
+async fn show(context: &Context, name: &PipelineName) -> Result<Exit, CliError> {
+    let mut source = source::connect(context).await?;
+    let pipeline = source.pipeline(name).await?;
+    let now = OffsetDateTime::now_utc();
+    context
+        .screen
+        .show(&pipeline, |style| views::pipeline(style, &pipeline, now))?;
+    Ok(Exit::Done)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Switch {
+    On,
+    Off,
+}
+
+async fn switch(context: &Context, name: &PipelineName, to: Switch) -> Result<Exit, CliError> {
+    let enabled = to == Switch::On;
+    let mut session = catalog::session(context).await?;
+    let changed = async |connection: &mut PgConnection| {
+        let stored = stored(connection, name).await?;
+        if stored.enabled == enabled {
+            return Ok(false);
+        }
+        match to {
+            Switch::On => pipelines::pipeline_enable(connection, name.as_str()).await?,
+            Switch::Off => pipelines::pipeline_disable(connection, name.as_str()).await?,
+        }
+        Ok(true)
+    };
+    let changed = session.run(changed).await?;
+    let data = json!({"name": name, "enabled": enabled, "changed": changed});
+    let word = if enabled { "enabled" } else { "disabled" };
+    context.screen.show(&data, |_| {
+        if changed {
+            format!("{word} {name}")
+        } else {
+            format!("{name} was {word} already")
+        }
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn delete(context: &Context, name: &PipelineName, yes: bool) -> Result<Exit, CliError> {
+    let mut session = catalog::session(context).await?;
+    session
+        .run(async |connection| stored(connection, name).await.map(drop))
+        .await?;
+    confirm(
+        context,
+        yes.into(),
+        &format!("delete pipeline {name} and its position"),
+    )
+    .await?;
+    session
+        .run(async |connection| Ok(pipelines::pipeline_delete(connection, name.as_str()).await?))
+        .await?;
+    context
+        .screen
+        .show(&json!({"name": name, "deleted": true}), |_| {
+            format!("deleted {name}")
+        })?;
+    Ok(Exit::Done)
+}
+
+async fn stored(
+    connection: &mut PgConnection,
+    name: &PipelineName,
+) -> Result<StoredPipeline, CliError> {
+    let mut all = pipelines::pipeline_list(connection).await?;
+    let Some(index) = all
+        .iter()
+        .position(|pipeline| pipeline.name == name.as_str())
+    else {
+        let known: Vec<&str> = all.iter().map(|pipeline| pipeline.name.as_str()).collect();
+        let advice = "create it with: tidectl pipeline apply -f FILE";
+        return Err(CliError::unknown("pipeline", name.as_str(), &known, advice));
+    };
+    Ok(all.swap_remove(index))
+}

@@ -1,0 +1,183 @@
+//! Who owns what and whether it progresses, straight from PostgreSQL. Needs no control plane and
+//! no agent to answer.
+
+mod trend;
+
+use serde::Serialize;
+use tide_model::fleet::{FleetView, PipelineView};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep_until};
+
+use self::trend::Trend;
+use crate::{
+    args::StatusArgs,
+    context::Context,
+    error::CliError,
+    exit::Exit,
+    output::{
+        Cell, Style, Table, Tone,
+        humanize::{counted, number, seconds},
+        views,
+    },
+    source::{Database, Session},
+};
+
+/// The group's pipelines, as printed.
+#[derive(Debug, Serialize)]
+struct Status {
+    group: String,
+    /// Host, port and name.
+    database: String,
+    #[serde(with = "time::serde::rfc3339")]
+    database_at: OffsetDateTime,
+    healthy: bool,
+    pipelines: Vec<Line>,
+    warnings: Vec<String>,
+}
+
+/// One pipeline.
+#[derive(Debug, Serialize)]
+struct Line {
+    #[serde(flatten)]
+    pipeline: PipelineView,
+    /// Messages behind per second: negative is catching up. None if nobody looked twice.
+    lag_rows_per_second: Option<f64>,
+    /// Owned, with messages that wait, and none of them delivered between two looks.
+    stalled: bool,
+}
+
+pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, CliError> {
+    let settings = &context.settings;
+    let session = Session::open(settings.server()?, settings.timeout).await?;
+    let label = session.label();
+    let mut database = Database::new(session, settings.group.clone());
+    let started = Instant::now();
+    let first = database.fleet().await?;
+    // One look tells where everything is. Whether it moves takes a second one, if anything waits.
+    let waiting = first.pipelines.iter().any(|p| p.enabled && p.lag_rows > 0);
+    let status = if waiting && !args.interval.is_zero() {
+        sleep_until(started + args.interval).await;
+        let second = database.fleet().await?;
+        Status::new(label, &second, Some(&first))
+    } else {
+        Status::new(label, &first, None)
+    };
+    context.screen.show(&status, |style| text(style, &status))?;
+    Ok(if status.healthy {
+        Exit::Done
+    } else {
+        Exit::Pending
+    })
+}
+
+impl Status {
+    fn new(database: String, now: &FleetView, before: Option<&FleetView>) -> Self {
+        let lines: Vec<Line> = now
+            .pipelines
+            .iter()
+            .map(|pipeline| Line::new(pipeline, now, before))
+            .collect();
+        let stalled = lines.iter().filter(|line| line.stalled);
+        let mut warnings = now.warnings.clone();
+        warnings.extend(stalled.map(|line| {
+            let pipeline = &line.pipeline;
+            format!(
+                "{} ({}) is owned but not progressing: {} waiting, the oldest for {}",
+                pipeline.name,
+                views::owner(pipeline),
+                counted(pipeline.lag_rows.max(0) as usize, "message"),
+                seconds(pipeline.lag_seconds)
+            )
+        }));
+        Self {
+            group: now.group.to_string(),
+            database,
+            database_at: now.database_at,
+            healthy: warnings.is_empty(),
+            pipelines: lines,
+            warnings,
+        }
+    }
+}
+
+impl Line {
+    fn new(pipeline: &PipelineView, now: &FleetView, before: Option<&FleetView>) -> Self {
+        let trend = before.and_then(|before| {
+            let earlier = before
+                .pipelines
+                .iter()
+                .find(|other| other.name == pipeline.name)?;
+            Some(Trend::between(
+                earlier,
+                pipeline,
+                now.database_at - before.database_at,
+            ))
+        });
+        Self {
+            pipeline: pipeline.clone(),
+            lag_rows_per_second: trend.map(Trend::lag_rows_per_second),
+            stalled: trend.is_some_and(Trend::is_stalled),
+        }
+    }
+
+    /// `1,204`, or `1,204 -310/s` on the way down.
+    fn lag(&self) -> String {
+        let rows = number(self.pipeline.lag_rows.max(0) as u64);
+        let rate = self
+            .lag_rows_per_second
+            .filter(|_| self.pipeline.lag_rows > 0);
+        match rate.map(f64::round) {
+            Some(rate) if rate >= 1.0 => format!("{rows} +{}/s", number(rate as u64)),
+            Some(rate) if rate <= -1.0 => format!("{rows} -{}/s", number(-rate as u64)),
+            _ => rows,
+        }
+    }
+}
+
+fn text(style: Style, status: &Status) -> String {
+    let heading = [
+        "PIPELINE", "OWNER", "EPOCH", "LAST ID", "ROWS", "LAG", "STATE", "REASON",
+    ];
+    let mut table = Table::new(style, &heading).with_words_in("REASON");
+    for line in &status.pipelines {
+        let pipeline = &line.pipeline;
+        let state = if line.stalled {
+            Cell::toned("stalled", Tone::Bad)
+        } else {
+            Cell::toned(pipeline.state.as_str(), views::tone(&pipeline.state))
+        };
+        table.row([
+            Cell::from(pipeline.name.as_str()),
+            Cell::from(views::owner(pipeline)),
+            Cell::or_dash(pipeline.epoch),
+            Cell::from(pipeline.last_change_id.to_string()),
+            Cell::from(line.lag()),
+            Cell::from(seconds(pipeline.lag_seconds)),
+            state,
+            Cell::or_dash(pipeline.reason.as_deref()),
+        ]);
+    }
+    let mut text = if status.pipelines.is_empty() {
+        String::new()
+    } else {
+        table.print() + "\n"
+    };
+    text.push_str(&views::warnings(style, &status.warnings));
+    if !status.warnings.is_empty() {
+        text.push('\n');
+    }
+    let verdict = if status.healthy {
+        style.paint(Tone::Good, "HEALTHY")
+    } else {
+        style.paint(Tone::Bad, "DEGRADED")
+    };
+    text + &format!(
+        "{verdict}  group {}  {}  source database {}\n",
+        status.group,
+        counted(status.pipelines.len(), "pipeline"),
+        status.database
+    )
+}
+
+#[cfg(test)]
+mod tests;

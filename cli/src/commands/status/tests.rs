@@ -1,0 +1,104 @@
+use tide_model::Epoch;
+
+use super::*;
+
+fn pipeline(name: &str, last_change_id: i64, lag_rows: i64, lag_seconds: f64) -> PipelineView {
+    PipelineView {
+        name: name.parse().unwrap(),
+        outbox: "order_events".to_owned(),
+        sink: "kafka".to_owned(),
+        enabled: true,
+        owner: Some("relay-1".parse().unwrap()),
+        epoch: Some(Epoch(41)),
+        last_change_id,
+        lag_rows,
+        lag_seconds,
+        state: "running".to_owned(),
+        reason: None,
+        since: None,
+        moving_to: None,
+        placement: None,
+    }
+}
+
+fn fleet_at(second: i64, pipelines: Vec<PipelineView>) -> FleetView {
+    FleetView {
+        group: "default".parse().unwrap(),
+        agents: Vec::new(),
+        pipelines,
+        database_at: OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(second),
+        warnings: Vec::new(),
+    }
+}
+
+fn status(before: PipelineView, after: PipelineView) -> Status {
+    let (before, after) = (fleet_at(0, vec![before]), fleet_at(2, vec![after]));
+    Status::new("db:5432/shop".to_owned(), &after, Some(&before))
+}
+
+#[test]
+fn owned_but_not_progressing_is_degraded() {
+    let status = status(
+        pipeline("orders", 7, 3, 60.0),
+        pipeline("orders", 7, 5, 62.0),
+    );
+    assert!(!status.healthy && status.pipelines[0].stalled);
+    insta::assert_snapshot!(text(Style::plain(), &status));
+}
+
+#[test]
+fn catching_up_is_healthy_and_shows_how_fast() {
+    let status = status(
+        pipeline("orders", 1_000, 9_000, 60.0),
+        pipeline("orders", 4_000, 6_000, 61.0),
+    );
+    assert!(status.healthy);
+    assert_eq!(status.pipelines[0].lag(), "6,000 -1,500/s");
+    insta::assert_snapshot!(text(Style::plain(), &status));
+}
+
+#[test]
+fn having_caught_up_needs_no_speed() {
+    let status = status(
+        pipeline("orders", 1, 9, 60.0),
+        pipeline("orders", 10, 0, 0.0),
+    );
+    assert_eq!(status.pipelines[0].lag(), "0");
+}
+
+#[test]
+fn falling_behind_shows_how_fast() {
+    let status = status(
+        pipeline("orders", 10, 100, 1.0),
+        pipeline("orders", 20, 700, 2.5),
+    );
+    assert_eq!(status.pipelines[0].lag(), "700 +300/s");
+}
+
+#[test]
+fn what_came_only_just_now_is_not_stalled() {
+    let fresh = status(pipeline("orders", 7, 0, 0.0), pipeline("orders", 7, 1, 0.5));
+    assert!(!fresh.pipelines[0].stalled);
+    // Others waited at the first look; this one was written between the looks.
+    let turned_over = status(pipeline("orders", 7, 1, 0.1), pipeline("orders", 8, 1, 0.1));
+    assert!(!turned_over.pipelines[0].stalled);
+}
+
+#[test]
+fn a_new_owner_and_a_known_reason_are_not_called_stalled() {
+    let mut taken_over = pipeline("orders", 7, 3, 62.0);
+    taken_over.epoch = Some(Epoch(42));
+    assert!(!status(pipeline("orders", 7, 3, 60.0), taken_over).pipelines[0].stalled);
+    let mut retrying = pipeline("orders", 7, 3, 62.0);
+    retrying.state = "retrying".to_owned();
+    assert!(!status(pipeline("orders", 7, 3, 60.0), retrying).pipelines[0].stalled);
+}
+
+#[test]
+fn json_has_the_views_keys() {
+    let status = status(
+        pipeline("orders", 7, 3, 60.0),
+        pipeline("orders", 7, 5, 62.0),
+    );
+    insta::assert_json_snapshot!(status);
+}

@@ -1,0 +1,43 @@
+//! What each kind of data looks like to people. Pure: data and a style in, text out.
+
+mod agents;
+mod fleet;
+mod operations;
+mod pipelines;
+
+use std::fmt::Write as _;
+
+pub use self::{
+    agents::{agent, agents},
+    fleet::{FleetStatus, fleet},
+    operations::{moves, operation, operations, shares, step_line},
+    pipelines::{owner, pipeline, pipelines, tone},
+};
+use super::{Style, Tone};
+
+/// Facts about one thing, one a line.
+fn facts(style: Style, facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    facts.iter().fold(String::new(), |mut text, (name, value)| {
+        let name = style.paint(Tone::Strong, &format!("{name:width$}"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name}  {value}");
+        text
+    })
+}
+
+/// What needs attention, one a line; the rest is counted.
+pub fn warnings(style: Style, warnings: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let mut text = String::new();
+    for warning in warnings.iter().take(SHOWN) {
+        let _ = writeln!(text, "{} {warning}", style.paint(Tone::Bad, "!"));
+    }
+    if let Some(more) = warnings.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        let _ = writeln!(text, "{} and {more} more", style.paint(Tone::Bad, "!"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

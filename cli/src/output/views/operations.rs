@@ -1,0 +1,185 @@
+//! Operations, their steps, and the moves of plans.
+
+use std::collections::BTreeMap;
+
+use tide_model::{
+    AgentName,
+    drain::{Progress, Step},
+    operation::{Move, Operation, OperationState},
+};
+use time::OffsetDateTime;
+
+use super::facts;
+use crate::{
+    output::{Cell, Style, Table, Tone, humanize::age},
+    source::OperationView,
+};
+
+/// Operations, one a row. `now` is the reader's clock.
+pub fn operations(style: Style, operations: &[Operation], now: OffsetDateTime) -> String {
+    let heading = [
+        "OPERATION",
+        "KIND",
+        "TARGET",
+        "STATE",
+        "BY",
+        "AGE",
+        "OUTCOME",
+    ];
+    let mut table = Table::new(style, &heading).with_words_in("OUTCOME");
+    for operation in operations {
+        table.row([
+            Cell::from(operation.id.to_string()),
+            Cell::from(operation.kind.as_str()),
+            Cell::from(operation.target.as_str()),
+            Cell::toned(operation.state.as_str(), tone(operation.state)),
+            Cell::from(operation.actor.as_str()),
+            Cell::from(age(operation.created_at, now)),
+            Cell::or_dash(operation.outcome.as_deref()),
+        ]);
+    }
+    table.print()
+}
+
+/// One operation and where its pipelines stand. `now` is the reader's clock.
+pub fn operation(style: Style, view: &OperationView, now: OffsetDateTime) -> String {
+    let operation = &view.operation;
+    let ago = |moment| format!("{} ago", age(moment, now));
+    let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let mut text = facts(
+        style,
+        &[
+            ("operation", operation.id.to_string()),
+            ("kind", operation.kind.to_string()),
+            ("target", operation.target.clone()),
+            (
+                "state",
+                style.paint(tone(operation.state), operation.state.as_str()),
+            ),
+            ("outcome", dash(operation.outcome.clone())),
+            ("by", operation.actor.clone()),
+            ("reason", dash(some(&operation.reason))),
+            ("started", ago(operation.created_at)),
+            (
+                "gives up",
+                dash(
+                    operation
+                        .deadline_at
+                        .map(|deadline| upcoming(deadline, now)),
+                ),
+            ),
+            ("ended", dash(operation.finished_at.map(ago))),
+        ],
+    );
+    if !view.steps.is_empty() {
+        text.push('\n');
+        text.push_str(&steps(style, &view.steps));
+    }
+    text
+}
+
+/// Planned moves, one a row.
+pub fn moves(style: Style, moves: &[Move]) -> String {
+    let mut table =
+        Table::new(style, &["PIPELINE", "FROM", "TO", "REASON"]).with_words_in("REASON");
+    for planned in moves {
+        table.row([
+            Cell::from(planned.pipeline.as_str()),
+            Cell::or_dash(planned.from.as_ref()),
+            Cell::from(planned.to.as_str()),
+            Cell::or_dash((!planned.reason.is_empty()).then_some(&planned.reason)),
+        ]);
+    }
+    table.print()
+}
+
+/// Who gives to whom, and how many: `relay-2 > relay-1 (2), relay-3 (1)`.
+pub fn shares(moves: &[Move]) -> String {
+    let mut shares: BTreeMap<&Option<AgentName>, BTreeMap<&AgentName, usize>> = BTreeMap::new();
+    for planned in moves {
+        *shares
+            .entry(&planned.from)
+            .or_default()
+            .entry(&planned.to)
+            .or_default() += 1;
+    }
+    let share = |(from, receivers): (&Option<AgentName>, BTreeMap<&AgentName, usize>)| {
+        let receivers: Vec<String> = receivers
+            .into_iter()
+            .map(|(to, count)| format!("{to} ({count})"))
+            .collect();
+        let from = from.as_ref().map_or("-", AgentName::as_str);
+        format!("{from} > {}", receivers.join(", "))
+    };
+    let shares: Vec<String> = shares.into_iter().map(share).collect();
+    shares.join("; ")
+}
+
+/// One step on a line of its own, and the command that unblocks it on the next.
+pub fn step_line(style: Style, step: &Step) -> String {
+    let name = |agent: &Option<AgentName>| {
+        agent
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), ToString::to_string)
+    };
+    let word = style.paint(
+        progress_tone(step.progress),
+        &format!("{:11}", step.progress.as_str()),
+    );
+    let line = format!(
+        "{word}  {}  {} > {}  {}",
+        step.pipeline,
+        name(&step.from),
+        name(&step.to),
+        step.detail
+    );
+    match &step.hint {
+        Some(hint) => format!("{line}\n             hint: {hint}"),
+        None => line,
+    }
+}
+
+fn steps(style: Style, steps: &[Step]) -> String {
+    let mut table = Table::new(style, &["PROGRESS", "PIPELINE", "FROM", "TO", "DETAIL"])
+        .with_words_in("DETAIL");
+    for step in steps {
+        let detail = match &step.hint {
+            Some(hint) => format!("{} (hint: {hint})", step.detail),
+            None => step.detail.clone(),
+        };
+        table.row([
+            Cell::toned(step.progress.as_str(), progress_tone(step.progress)),
+            Cell::from(step.pipeline.as_str()),
+            Cell::or_dash(step.from.as_ref()),
+            Cell::or_dash(step.to.as_ref()),
+            Cell::from(detail),
+        ]);
+    }
+    table.print()
+}
+
+fn upcoming(moment: OffsetDateTime, now: OffsetDateTime) -> String {
+    if moment > now {
+        format!("in {}", age(now, moment))
+    } else {
+        format!("{} ago", age(moment, now))
+    }
+}
+
+fn tone(state: OperationState) -> Tone {
+    match state {
+        OperationState::Running => Tone::Uneasy,
+        OperationState::Succeeded => Tone::Good,
+        OperationState::Failed => Tone::Bad,
+        OperationState::Cancelled => Tone::Faint,
+    }
+}
+
+fn progress_tone(progress: Progress) -> Tone {
+    match progress {
+        Progress::Progressing | Progress::Done => Tone::Good,
+        Progress::Waiting => Tone::Uneasy,
+        Progress::Blocked => Tone::Bad,
+    }
+}

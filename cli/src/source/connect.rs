@@ -1,0 +1,93 @@
+//! Chooses whom to ask: what the operator said, or the control plane if it answers and the
+//! database if it does not.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{ControlPlane, Database, Session, Source};
+use crate::{args::SourceChoice, context::Context, error::CliError};
+
+/// A control plane that another source can stand in for must answer within this.
+const PROBE: Duration = Duration::from_secs(3);
+/// The pause before a source that went away is looked for again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Connects to the chosen source. Says so on stderr when it is not the first choice.
+pub async fn connect(context: &Context) -> Result<Source, CliError> {
+    let (source, note) = choose(context).await?;
+    if let Some(note) = note {
+        context.screen.say(note);
+    }
+    Ok(source)
+}
+
+/// Connects again after the source went away, as often as it takes. Fails only with what trying
+/// again cannot help.
+pub async fn reconnect(context: &Context) -> Result<Source, CliError> {
+    loop {
+        sleep(PAUSE).await;
+        match connect(context).await {
+            Err(error) if error.is_transient() => {}
+            result => return result,
+        }
+    }
+}
+
+/// The source, and what the operator should know about the choice.
+async fn choose(context: &Context) -> Result<(Source, Option<String>), CliError> {
+    let settings = &context.settings;
+    match settings.source {
+        SourceChoice::Database => Ok((Source::Database(database(context).await?), None)),
+        SourceChoice::Auto if settings.knows_database() => {
+            match control_plane(context, settings.timeout.min(PROBE)).await {
+                Ok(found) => {
+                    let found = found.with_deadline(settings.timeout);
+                    Ok((Source::ControlPlane(found), None))
+                }
+                Err(error @ CliError::Unreachable { .. }) => {
+                    let database = database(context).await?;
+                    let database = database.instead_of("control plane unreachable");
+                    Ok((
+                        Source::Database(database),
+                        Some(format!("{error}; using the database")),
+                    ))
+                }
+                Err(other) => Err(other),
+            }
+        }
+        SourceChoice::Auto | SourceChoice::ControlPlane => {
+            let found = control_plane(context, settings.timeout).await?;
+            Ok((Source::ControlPlane(found), None))
+        }
+    }
+}
+
+async fn control_plane(context: &Context, deadline: Duration) -> Result<ControlPlane, CliError> {
+    let settings = &context.settings;
+    let address = settings.control_plane()?;
+    let mut control_plane = ControlPlane::connect(&address, deadline).await?;
+    control_plane.probe().await?;
+    // A control plane serves one group. Draining another group's agent of the same name would be
+    // the worst way to find that out.
+    if settings.group_given {
+        let served = control_plane.fleet().await?.group;
+        if served != settings.group {
+            return Err(CliError::usage(
+                format!(
+                    "control plane at {} serves group {served}, not {}",
+                    control_plane.label(),
+                    settings.group
+                ),
+                "name its group's control plane with --control-plane, or use --source database",
+            ));
+        }
+    }
+    Ok(control_plane)
+}
+
+async fn database(context: &Context) -> Result<Database, CliError> {
+    let settings = &context.settings;
+    let session = Session::open(settings.server()?, settings.timeout).await?;
+    Ok(Database::new(session, settings.group.clone()))
+}

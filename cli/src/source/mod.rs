@@ -1,0 +1,242 @@
+//! Whom commands ask about the fleet, and through whom they change it.
+//!
+//! The control plane and the database give the same answers and take the same intent, so a
+//! command never knows which of the two it talks to. What differs is who looks after an operation:
+//! a control plane settles it by itself; without one, whoever watches it does.
+
+mod admission;
+mod connect;
+mod control_plane;
+mod database;
+mod refusal;
+mod rpc;
+mod session;
+mod watch;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tide_model::{
+    AgentName, OperationId, PipelineName,
+    drain::Step,
+    fleet::{AgentView, FleetView, PipelineView},
+    operation::{Move, Operation},
+};
+
+pub use self::{
+    connect::{connect, reconnect},
+    control_plane::ControlPlane,
+    database::Database,
+    session::Session,
+    watch::{FleetWatch, OperationWatch},
+};
+use crate::error::CliError;
+
+/// Whom to ask.
+#[derive(Debug)]
+pub enum Source {
+    /// A control plane.
+    ControlPlane(ControlPlane),
+    /// PostgreSQL itself.
+    Database(Database),
+}
+
+/// Who asks for a change, what for, and until when.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Who.
+    pub actor: String,
+    /// What for; may be empty.
+    pub reason: String,
+    /// When it gives up; never if none.
+    pub deadline: Option<Duration>,
+}
+
+/// What to do about pipelines that would have nowhere to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stranding {
+    /// Refuse the drain and name them.
+    Refuse,
+    /// Drain all the same.
+    Accept,
+}
+
+/// A drain that runs, and where its pipelines were going when it was asked for.
+#[derive(Debug, Clone)]
+pub struct StartedDrain {
+    /// The operation.
+    pub operation: Operation,
+    /// Where each pipeline goes.
+    pub plan: Vec<Move>,
+}
+
+/// A rebalance that runs.
+#[derive(Debug, Clone)]
+pub struct StartedRebalance {
+    /// The operation.
+    pub operation: Operation,
+    /// Moves left out because they became stale since the plan.
+    pub skipped: Vec<Move>,
+}
+
+/// An operation and where each of its pipelines stands; no steps once it has ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OperationView {
+    /// The operation.
+    #[serde(flatten)]
+    pub operation: Operation,
+    /// Where its pipelines stand.
+    pub steps: Vec<Step>,
+}
+
+macro_rules! ask {
+    ($source:expr, $answer:ident => $call:expr) => {
+        match $source {
+            Source::ControlPlane($answer) => $call.await,
+            Source::Database($answer) => $call.await,
+        }
+    };
+}
+
+impl Source {
+    /// For footers and JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ControlPlane(_) => "control-plane",
+            Self::Database(_) => "database",
+        }
+    }
+
+    /// Kind and address, and why it is not another one. Never credentials.
+    pub fn label(&self) -> String {
+        match self {
+            Self::ControlPlane(control_plane) => format!("control-plane {}", control_plane.label()),
+            Self::Database(database) => format!("database {}", database.label()),
+        }
+    }
+
+    /// The whole fleet.
+    pub async fn fleet(&mut self) -> Result<FleetView, CliError> {
+        ask!(self, it => it.fleet())
+    }
+
+    /// The whole fleet now, and again whenever it changes.
+    pub async fn fleet_watch(&mut self) -> Result<FleetWatch<'_>, CliError> {
+        match self {
+            Self::ControlPlane(control_plane) => control_plane.fleet_watch().await,
+            Self::Database(database) => Ok(FleetWatch::poll(database)),
+        }
+    }
+
+    /// Every agent, by name.
+    pub async fn agents(&mut self) -> Result<Vec<AgentView>, CliError> {
+        ask!(self, it => it.agents())
+    }
+
+    /// One agent and the pipelines that it owns.
+    pub async fn agent(
+        &mut self,
+        name: &AgentName,
+    ) -> Result<(AgentView, Vec<PipelineView>), CliError> {
+        ask!(self, it => it.agent(name))
+    }
+
+    /// Pipelines by name: all, or those of one owner.
+    pub async fn pipelines(
+        &mut self,
+        owner: Option<&AgentName>,
+    ) -> Result<Vec<PipelineView>, CliError> {
+        ask!(self, it => it.pipelines(owner))
+    }
+
+    /// One pipeline.
+    pub async fn pipeline(&mut self, name: &PipelineName) -> Result<PipelineView, CliError> {
+        ask!(self, it => it.pipeline(name))
+    }
+
+    /// Where a drain would send each pipeline; refused as the drain would be. Changes nothing.
+    pub async fn drain_plan(
+        &mut self,
+        agent: &AgentName,
+        intent: &Intent,
+        stranding: Stranding,
+    ) -> Result<Vec<Move>, CliError> {
+        match self {
+            Self::ControlPlane(it) => it.drain_plan(agent, intent, stranding).await,
+            Self::Database(it) => it.drain_plan(agent, stranding).await,
+        }
+    }
+
+    /// Empties an agent. A drain that runs already is returned as it is.
+    pub async fn drain(
+        &mut self,
+        agent: &AgentName,
+        intent: &Intent,
+        stranding: Stranding,
+    ) -> Result<StartedDrain, CliError> {
+        ask!(self, it => it.drain(agent, intent, stranding))
+    }
+
+    /// Lets an agent work again.
+    pub async fn undrain(
+        &mut self,
+        agent: &AgentName,
+        intent: &Intent,
+    ) -> Result<Operation, CliError> {
+        ask!(self, it => it.undrain(agent, intent))
+    }
+
+    /// Brings one pipeline to an agent.
+    pub async fn move_pipeline(
+        &mut self,
+        pipeline: &PipelineName,
+        to: &AgentName,
+        intent: &Intent,
+    ) -> Result<Operation, CliError> {
+        ask!(self, it => it.move_pipeline(pipeline, to, intent))
+    }
+
+    /// Moves that would even out the load. Changes nothing.
+    pub async fn rebalance_plan(&mut self) -> Result<Vec<Move>, CliError> {
+        ask!(self, it => it.rebalance_plan())
+    }
+
+    /// Carries a plan out, but for the moves that became stale.
+    pub async fn rebalance(
+        &mut self,
+        moves: Vec<Move>,
+        intent: &Intent,
+    ) -> Result<StartedRebalance, CliError> {
+        ask!(self, it => it.rebalance(moves, intent))
+    }
+
+    /// One operation, looked at now.
+    pub async fn operation(&mut self, id: OperationId) -> Result<OperationView, CliError> {
+        ask!(self, it => it.operation(id))
+    }
+
+    /// One operation now, and again whenever it changes, until it has ended.
+    pub async fn operation_watch(
+        &mut self,
+        id: OperationId,
+    ) -> Result<OperationWatch<'_>, CliError> {
+        match self {
+            Self::ControlPlane(control_plane) => control_plane.operation_watch(id).await,
+            Self::Database(database) => Ok(OperationWatch::poll(database, id)),
+        }
+    }
+
+    /// The newest operations, newest first.
+    pub async fn operations(&mut self, limit: u32) -> Result<Vec<Operation>, CliError> {
+        ask!(self, it => it.operations(limit))
+    }
+
+    /// Gives an operation up; one that has ended stays as it is.
+    pub async fn operation_cancel(
+        &mut self,
+        id: OperationId,
+        actor: &str,
+    ) -> Result<Operation, CliError> {
+        ask!(self, it => it.operation_cancel(id, actor))
+    }
+}

@@ -1,0 +1,143 @@
+//! What a gRPC status means: nobody there, or somebody who said no and why.
+
+use std::error::Error;
+
+use tonic::{Code, Status};
+
+use crate::error::CliError;
+
+/// Response metadata that carries advice, percent-encoded because metadata is ASCII.
+const HINT: &str = "tide-hint";
+
+/// Judges a failed call to the control plane at `server`.
+pub(super) fn from_status(server: &str, status: &Status) -> CliError {
+    let hint = status
+        .metadata()
+        .get(HINT)
+        .map(|hint| percent_decoded(hint.as_bytes()));
+    // A server's answer has no source; a status made on this side of the network has one.
+    if let Some(source) = status.source() {
+        return CliError::Unreachable {
+            server: server.to_owned(),
+            reason: innermost(source),
+            hint,
+        };
+    }
+    match status.code() {
+        Code::Unavailable => CliError::Unreachable {
+            server: server.to_owned(),
+            reason: status.message().to_owned(),
+            hint,
+        },
+        code => CliError::Refused {
+            code,
+            message: match status.message() {
+                "" => format!("the control plane at {server} refused: {code}"),
+                message => message.to_owned(),
+            },
+            hint,
+        },
+    }
+}
+
+/// The first cause of an error: what the layers above it say is that something failed.
+pub(super) fn innermost(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    // The system appends its number to its words: "Connection refused (os error 111)".
+    let text = innermost.to_string();
+    let words = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = words.chars();
+    chars.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(chars).collect()
+    })
+}
+
+/// Undoes percent-encoding; what is not encoded properly stays as it is.
+fn percent_decoded(text: &[u8]) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        let escaped = after
+            .get(..2)
+            .filter(|_| byte == b'%')
+            .and_then(|digits| Some(hex(digits[0])? << 4 | hex(digits[1])?));
+        if let Some(escaped) = escaped {
+            decoded.push(escaped);
+            rest = &after[2..];
+        } else {
+            decoded.push(byte);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::metadata::MetadataMap;
+
+    use super::*;
+
+    #[test]
+    fn hints_are_decoded_and_broken_ones_kept() {
+        for (encoded, decoded) in [
+            ("tidectl%20undrain%20relay-2", "tidectl undrain relay-2"),
+            ("f%C3%BCr%0Ax", "für\nx"),
+            ("100% sure", "100% sure"),
+            ("%", "%"),
+            ("%4", "%4"),
+            ("%zz%41", "%zzA"),
+        ] {
+            assert_eq!(percent_decoded(encoded.as_bytes()), decoded);
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_server_s_words_and_advice() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("tide-hint", "add%20--force".parse().unwrap());
+        let status = Status::with_metadata(Code::FailedPrecondition, "nowhere to go", metadata);
+        let error = from_status("http://h:1", &status);
+        assert_eq!(error.to_string(), "nowhere to go");
+        assert_eq!(error.hint().as_deref(), Some("add --force"));
+    }
+
+    #[test]
+    fn a_standby_counts_as_unreachable_and_names_the_leader() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("tide-hint", "ask http://ctl-b:7900".parse().unwrap());
+        let status = Status::with_metadata(Code::Unavailable, "this one is a standby", metadata);
+        let error = from_status("http://ctl-a:7900", &status);
+        assert!(error.is_unreachable());
+        assert!(
+            error.to_string().ends_with("this one is a standby"),
+            "{error}"
+        );
+        assert_eq!(error.hint().as_deref(), Some("ask http://ctl-b:7900"));
+    }
+
+    #[test]
+    fn trouble_on_the_way_is_no_refusal() {
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let status = Status::from_error(Box::new(broken));
+        let error = from_status("http://h:1", &status);
+        assert!(error.is_unreachable(), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            "control plane at http://h:1 is unreachable: broken pipe"
+        );
+    }
+
+    #[test]
+    fn an_empty_refusal_still_says_something() {
+        let error = from_status("http://h:1", &Status::new(Code::Internal, ""));
+        assert!(error.to_string().contains("http://h:1"), "{error}");
+    }
+}

@@ -1,0 +1,16 @@
+//! The built program against a real PostgreSQL and a stand-in control plane: what it prints, what
+//! it changes, and how it exits.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod agent;
+mod control_plane;
+mod fixture;
+mod intent;
+mod migrate;
+mod outbox;
+mod pipeline;
+mod plain;
+mod remote;
+mod status;
+mod terminal;

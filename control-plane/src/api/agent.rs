@@ -1,0 +1,204 @@
+//! `AgentService`: one conversation an agent.
+
+use std::time::Duration;
+
+use futures_util::stream;
+use tide_model::{GroupName, report::ReportMessage};
+use tide_proto::{
+    agent::v1::{
+        Farewell, Hello, Nudge, ReportRequest, ReportResponse, SnapshotRequest, Welcome,
+        agent_service_server::AgentService, report_request::Message,
+        report_response::Message as Answer,
+    },
+    convert,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    status::{self, invalid, invalid_field},
+    stream::Answers,
+};
+use crate::{
+    fleet::{AgentLink, Down, FleetHandle},
+    metrics::{ReportKind, count_report},
+};
+
+/// A third of the time after which an agent counts as stale.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often lags are worth knowing.
+const LAG_INTERVAL: Duration = Duration::from_secs(1);
+/// The next control plane has had time to start, or a load balancer to choose another.
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+
+/// Adapter over the fleet's hub.
+pub(super) struct AgentApi {
+    fleet: FleetHandle,
+    group: GroupName,
+    stop: CancellationToken,
+}
+
+impl AgentApi {
+    pub(super) fn new(fleet: FleetHandle, group: GroupName, stop: CancellationToken) -> Self {
+        Self { fleet, group, stop }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for AgentApi {
+    type ReportStream = Answers<ReportResponse>;
+
+    async fn report(
+        &self,
+        request: Request<Streaming<ReportRequest>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let mut inbound = request.into_inner();
+        let hello = first_hello(inbound.message().await?)?;
+        count_report(ReportKind::Hello);
+        let identity = convert::identity(&hello).map_err(|e| invalid_field(&e))?;
+        if identity.group != self.group {
+            return Err(status::other_group(
+                identity.group.as_str(),
+                self.group.as_str(),
+            ));
+        }
+        let link = self
+            .fleet
+            .connect(identity)
+            .await
+            .map_err(status::stopping)?;
+        let conversation = Conversation {
+            inbound,
+            link,
+            stop: self.stop.clone(),
+            phase: Phase::Welcoming,
+        };
+        let answers = stream::unfold(conversation, |mut conversation| async {
+            let answer = conversation.answer().await?;
+            Some((answer, conversation))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+fn first_hello(first: Option<ReportRequest>) -> Result<Hello, Status> {
+    match first {
+        Some(ReportRequest {
+            sequence: 1,
+            message: Some(Message::Hello(hello)),
+        }) => Ok(hello),
+        _ => Err(invalid("message", "is not a hello with sequence 1")),
+    }
+}
+
+/// One agent's stream in both directions. It is driven by whoever pulls its answers; reports are
+/// passed on while it waits for something to say.
+struct Conversation {
+    inbound: Streaming<ReportRequest>,
+    link: AgentLink,
+    stop: CancellationToken,
+    phase: Phase,
+}
+
+enum Phase {
+    Welcoming,
+    Listening,
+    Over,
+}
+
+/// What happened on either side.
+enum Turn {
+    Stopping,
+    Down(Option<Down>),
+    Up(Result<Option<ReportRequest>, Status>),
+}
+
+impl Conversation {
+    /// The next thing to say; none when all is said.
+    async fn answer(&mut self) -> Option<Result<ReportResponse, Status>> {
+        match self.phase {
+            Phase::Welcoming => {
+                self.phase = Phase::Listening;
+                return Some(Ok(response(Answer::Welcome(Welcome {
+                    heartbeat_interval: Some(convert::from_duration(HEARTBEAT_INTERVAL)),
+                    lag_interval: Some(convert::from_duration(LAG_INTERVAL)),
+                }))));
+            }
+            Phase::Listening => {}
+            Phase::Over => return None,
+        }
+        loop {
+            match self.next().await {
+                Turn::Stopping => return Some(Ok(self.leave())),
+                Turn::Down(Some(Down::SnapshotRequest)) => {
+                    return Some(Ok(response(Answer::SnapshotRequest(SnapshotRequest {}))));
+                }
+                Turn::Down(Some(Down::Nudge)) => {
+                    return Some(Ok(response(Answer::Nudge(Nudge {}))));
+                }
+                Turn::Down(Some(Down::Displaced)) => {
+                    self.phase = Phase::Over;
+                    return Some(Ok(farewell(
+                        "the database names a newer run of this agent",
+                        None,
+                    )));
+                }
+                Turn::Down(None) | Turn::Up(Ok(None) | Err(_)) => return None,
+                Turn::Up(Ok(Some(request))) => match report(request) {
+                    Ok((sequence, message)) => {
+                        if self.link.report(sequence, message).await.is_err() {
+                            return Some(Ok(self.leave()));
+                        }
+                    }
+                    Err(status) => {
+                        self.phase = Phase::Over;
+                        return Some(Err(status));
+                    }
+                },
+            }
+        }
+    }
+
+    /// The process ends; the next one wants to hear this agent.
+    fn leave(&mut self) -> ReportResponse {
+        self.phase = Phase::Over;
+        farewell("the control plane is stopping", Some(RECONNECT_AFTER))
+    }
+
+    async fn next(&mut self) -> Turn {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Turn::Stopping,
+            down = self.link.next() => Turn::Down(down),
+            up = self.inbound.message() => Turn::Up(up),
+        }
+    }
+}
+
+/// A message and its number, counted.
+fn report(request: ReportRequest) -> Result<(u64, ReportMessage), Status> {
+    let Some(message) = request.message else {
+        return Err(invalid("message", "is missing"));
+    };
+    let message = ReportMessage::try_from(message).map_err(|e| invalid_field(&e))?;
+    count_report(match message {
+        ReportMessage::Snapshot(_) => ReportKind::Snapshot,
+        ReportMessage::Delta { .. } => ReportKind::Delta,
+        ReportMessage::Heartbeat => ReportKind::Heartbeat,
+        ReportMessage::Goodbye => ReportKind::Goodbye,
+    });
+    Ok((request.sequence, message))
+}
+
+fn response(message: Answer) -> ReportResponse {
+    ReportResponse {
+        message: Some(message),
+    }
+}
+
+fn farewell(reason: &str, reconnect_after: Option<Duration>) -> ReportResponse {
+    response(Answer::Farewell(Farewell {
+        reason: reason.to_owned(),
+        reconnect_after: reconnect_after.map(convert::from_duration),
+    }))
+}

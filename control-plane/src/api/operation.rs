@@ -1,0 +1,297 @@
+//! `OperationService`: changes the fleet.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::{Stream, stream};
+use tide_model::{
+    AgentName, OperationId, PipelineName,
+    drain::Step,
+    operation::{Move, Operation, OperationState},
+};
+use tide_proto::fleet::v1::{
+    ApplyRebalanceRequest, ApplyRebalanceResponse, CancelOperationRequest, CancelOperationResponse,
+    DrainRequest, DrainResponse, GetOperationRequest, GetOperationResponse, ListOperationsRequest,
+    ListOperationsResponse, MoveRequest, MoveResponse, PlanRebalanceRequest, PlanRebalanceResponse,
+    PlannedMove, UndrainRequest, UndrainResponse, WatchOperationRequest, WatchOperationResponse,
+    operation_service_server::OperationService,
+};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{
+    page,
+    request::{actor, deadline, parse},
+    status::{invalid, invalid_field, refused, stopping},
+    stream::{Answers, Watch, Watches, until_stopped},
+};
+use crate::{
+    fleet::{FleetHandle, Stopping},
+    operations::commands::{Commands, Obstacles},
+};
+
+/// A watch looks at most this often.
+const LOOK_GAP: Duration = Duration::from_millis(100);
+
+/// Adapter over the commands.
+pub(super) struct OperationApi {
+    commands: Commands,
+    fleet: FleetHandle,
+    watches: Watches,
+    stop: CancellationToken,
+}
+
+impl OperationApi {
+    pub(super) fn new(
+        commands: Commands,
+        fleet: FleetHandle,
+        watches: Watches,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            commands,
+            fleet,
+            watches,
+            stop,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl OperationService for OperationApi {
+    type WatchOperationStream = Answers<WatchOperationResponse>;
+
+    async fn drain(
+        &self,
+        request: Request<DrainRequest>,
+    ) -> Result<Response<DrainResponse>, Status> {
+        let request = request.into_inner();
+        let agent: AgentName = parse("agent", &request.agent)?;
+        let actor = actor(request.actor, request.reason)?;
+        let deadline = deadline(request.deadline)?;
+        let obstacles = if request.force {
+            Obstacles::Accept
+        } else {
+            Obstacles::Refuse
+        };
+        let (operation, plan) = if request.validate_only {
+            let plan = self
+                .commands
+                .drain_plan(&agent, obstacles)
+                .await
+                .map_err(refused)?;
+            (None, plan)
+        } else {
+            let begun = self
+                .commands
+                .drain(&agent, obstacles, &actor, deadline)
+                .await;
+            let (operation, plan) = begun.map_err(refused)?;
+            (Some((&operation).into()), plan)
+        };
+        Ok(Response::new(DrainResponse {
+            operation,
+            plan: wire_moves(&plan),
+        }))
+    }
+
+    async fn undrain(
+        &self,
+        request: Request<UndrainRequest>,
+    ) -> Result<Response<UndrainResponse>, Status> {
+        let request = request.into_inner();
+        let agent: AgentName = parse("agent", &request.agent)?;
+        let actor = actor(request.actor, request.reason)?;
+        let operation = self
+            .commands
+            .undrain(&agent, &actor)
+            .await
+            .map_err(refused)?;
+        Ok(Response::new(UndrainResponse {
+            operation: Some((&operation).into()),
+        }))
+    }
+
+    async fn r#move(
+        &self,
+        request: Request<MoveRequest>,
+    ) -> Result<Response<MoveResponse>, Status> {
+        let request = request.into_inner();
+        let pipeline: PipelineName = parse("pipeline", &request.pipeline)?;
+        let to: AgentName = parse("to", &request.to)?;
+        let actor = actor(request.actor, request.reason)?;
+        let deadline = deadline(request.deadline)?;
+        let moved = self
+            .commands
+            .move_pipeline(&pipeline, &to, &actor, deadline)
+            .await;
+        let operation = moved.map_err(refused)?;
+        Ok(Response::new(MoveResponse {
+            operation: Some((&operation).into()),
+        }))
+    }
+
+    async fn plan_rebalance(
+        &self,
+        _request: Request<PlanRebalanceRequest>,
+    ) -> Result<Response<PlanRebalanceResponse>, Status> {
+        let plan = self.commands.rebalance_plan().await.map_err(refused)?;
+        Ok(Response::new(PlanRebalanceResponse {
+            moves: wire_moves(&plan),
+        }))
+    }
+
+    async fn apply_rebalance(
+        &self,
+        request: Request<ApplyRebalanceRequest>,
+    ) -> Result<Response<ApplyRebalanceResponse>, Status> {
+        let request = request.into_inner();
+        let plan = plan(request.moves)?;
+        let actor = actor(request.actor, request.reason)?;
+        let deadline = deadline(request.deadline)?;
+        let begun = self.commands.rebalance(plan, &actor, deadline).await;
+        let (operation, skipped) = begun.map_err(refused)?;
+        Ok(Response::new(ApplyRebalanceResponse {
+            operation: Some((&operation).into()),
+            skipped: wire_moves(&skipped),
+        }))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Result<Response<GetOperationResponse>, Status> {
+        let id = parse("id", &request.get_ref().id)?;
+        let (operation, steps) = self.commands.operation(id).await.map_err(refused)?;
+        Ok(Response::new(GetOperationResponse {
+            operation: Some((&operation).into()),
+            steps: steps.iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn list_operations(
+        &self,
+        request: Request<ListOperationsRequest>,
+    ) -> Result<Response<ListOperationsResponse>, Status> {
+        let request = request.into_inner();
+        let size = page::size(request.page_size);
+        let before = page::operation_after(&request.page_token)?;
+        // One more than fits tells whether there is another page.
+        let listed = self.commands.operations(size + 1, before).await;
+        let mut operations = listed.map_err(refused)?;
+        let more = operations.len() > size as usize;
+        operations.truncate(size as usize);
+        let next = operations
+            .last()
+            .filter(|_| more)
+            .map(page::operation_token);
+        Ok(Response::new(ListOperationsResponse {
+            operations: operations.iter().map(Into::into).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn watch_operation(
+        &self,
+        request: Request<WatchOperationRequest>,
+    ) -> Result<Response<Self::WatchOperationStream>, Status> {
+        let id = parse("id", &request.get_ref().id)?;
+        let watch = self.watches.open()?;
+        let first = self.commands.operation(id).await.map_err(refused)?;
+        let answers = progress(self.commands.clone(), &self.fleet, id, first, watch);
+        Ok(Response::new(until_stopped(answers, self.stop.clone())))
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<CancelOperationRequest>,
+    ) -> Result<Response<CancelOperationResponse>, Status> {
+        let request = request.into_inner();
+        let id = parse("id", &request.id)?;
+        let actor = actor(request.actor, String::new())?;
+        let operation = self
+            .commands
+            .cancel(id, &actor.name)
+            .await
+            .map_err(refused)?;
+        Ok(Response::new(CancelOperationResponse {
+            operation: Some((&operation).into()),
+        }))
+    }
+}
+
+type Seen = (Operation, Vec<Step>);
+
+/// What was seen first, then whatever is different whenever the database was read, until the
+/// operation has ended.
+fn progress(
+    commands: Commands,
+    fleet: &FleetHandle,
+    id: OperationId,
+    first: Seen,
+    watch: Watch,
+) -> impl Stream<Item = Result<WatchOperationResponse, Status>> + Send + use<> {
+    let reads = fleet.databases();
+    let begin = (None::<Seen>, Some(first), reads, commands, watch);
+    stream::unfold(
+        begin,
+        move |(told, fresh, mut reads, commands, watch)| async move {
+            if let Some(seen) = fresh {
+                let answer = response(&seen);
+                return Some((Ok(answer), (Some(seen), None, reads, commands, watch)));
+            }
+            let told = told.filter(|(operation, _)| operation.state == OperationState::Running)?;
+            loop {
+                sleep(LOOK_GAP).await;
+                if reads.changed().await.is_err() {
+                    return Some((
+                        Err(stopping(Stopping)),
+                        (None, None, reads, commands, watch),
+                    ));
+                }
+                let view = std::sync::Arc::clone(&reads.borrow_and_update());
+                match commands.operation_in(&view, id).await {
+                    Ok(seen) if seen == told => {}
+                    Ok(seen) => {
+                        let answer = response(&seen);
+                        return Some((Ok(answer), (Some(seen), None, reads, commands, watch)));
+                    }
+                    Err(error) => {
+                        return Some((Err(refused(error)), (None, None, reads, commands, watch)));
+                    }
+                }
+            }
+        },
+    )
+}
+
+fn response((operation, steps): &Seen) -> WatchOperationResponse {
+    WatchOperationResponse {
+        operation: Some(operation.into()),
+        steps: steps.iter().map(Into::into).collect(),
+    }
+}
+
+fn wire_moves(moves: &[Move]) -> Vec<PlannedMove> {
+    moves.iter().map(Into::into).collect()
+}
+
+/// The moves of a plan; a pipeline can go to one place only.
+fn plan(moves: Vec<PlannedMove>) -> Result<Vec<Move>, Status> {
+    if moves.is_empty() {
+        return Err(invalid("moves", "is empty"));
+    }
+    let mut seen = BTreeSet::new();
+    moves
+        .into_iter()
+        .map(|planned| {
+            let planned = Move::try_from(planned).map_err(|error| invalid_field(&error))?;
+            if seen.insert(planned.pipeline.clone()) {
+                Ok(planned)
+            } else {
+                let why = format!("names pipeline {} twice", planned.pipeline);
+                Err(invalid("moves", why))
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,175 @@
+//! The server around the services: limits, health, reflection, and an end that nobody can delay.
+
+use std::{convert::Infallible, time::Duration};
+
+use tide_model::GroupName;
+use tide_proto::{
+    agent::v1::agent_service_server::AgentServiceServer,
+    fleet::v1::{
+        fleet_service_server::FleetServiceServer, operation_service_server::OperationServiceServer,
+    },
+};
+use tokio::{net::TcpListener, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    codec::CompressionEncoding,
+    server::NamedService,
+    transport::{Server, server::TcpIncoming},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::limit::GlobalConcurrencyLimitLayer;
+
+use super::{
+    agent::AgentApi, fleet::FleetApi, observe::ObserveLayer, operation::OperationApi,
+    stream::Watches,
+};
+use crate::{fleet::FleetHandle, operations::commands::Commands};
+
+/// A connection that does not answer pings is closed, and its streams with it.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A call must be answered within this; a stream must have begun.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Calls being answered at once, over all connections. Streams count until they have begun.
+const MAX_CALLS: usize = 256;
+/// Streams of one connection.
+const MAX_STREAMS: u32 = 200;
+/// A snapshot of an agent with many thousand pipelines fits.
+const MAX_REPORT: usize = 16 << 20;
+/// A plan with many thousand moves fits.
+const MAX_REQUEST: usize = 4 << 20;
+/// Windows that carry a snapshot without waiting for acknowledgements.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Answers under way have this long when the process ends.
+const FINISH_WITHIN: Duration = Duration::from_secs(3);
+
+/// What the services need.
+pub(crate) struct Services {
+    pub(crate) group: GroupName,
+    pub(crate) fleet: FleetHandle,
+    pub(crate) commands: Commands,
+}
+
+/// Why the server cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// The transport failed.
+    #[error("serving gRPC failed")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors do not fit together.
+    #[error("the protocol's descriptors are unusable")]
+    Descriptors(#[from] tonic_reflection::server::Error),
+}
+
+type AgentServer = AgentServiceServer<AgentApi>;
+type FleetServer = FleetServiceServer<FleetApi>;
+type OperationServer = OperationServiceServer<OperationApi>;
+
+/// Serves until the token is cancelled, and then no longer than it takes to finish.
+pub(crate) async fn serve(
+    services: Services,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let Services {
+        group,
+        fleet,
+        commands,
+    } = services;
+    let watches = Watches::new();
+    let agents = AgentApi::new(fleet.clone(), group, stop.clone());
+    let reads = FleetApi::new(fleet.clone(), watches.clone(), stop.clone());
+    let operations = OperationApi::new(commands, fleet.clone(), watches, stop.clone());
+    let (health, health_server) = tonic_health::server::health_reporter();
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tide_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let gzip = CompressionEncoding::Gzip;
+    let server = Server::builder()
+        .timeout(CALL_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(ObserveLayer)
+        .layer(GlobalConcurrencyLimitLayer::new(MAX_CALLS))
+        .add_service(health_server)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(
+            AgentServer::new(agents)
+                .accept_compressed(gzip)
+                .max_decoding_message_size(MAX_REPORT),
+        )
+        .add_service(
+            FleetServer::new(reads)
+                .accept_compressed(gzip)
+                .send_compressed(gzip)
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            OperationServer::new(operations)
+                .accept_compressed(gzip)
+                .send_compressed(gzip)
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stop.clone().cancelled_owned(),
+        );
+    tokio::select! {
+        ended = server => Ok(ended?),
+        // Our own streams end by themselves; those of health and reflection might not.
+        () = async { stop.cancelled().await; sleep(FINISH_WITHIN).await } => Ok(()),
+        never = report_health(health, fleet, stop.clone()) => match never {},
+    }
+}
+
+/// Operations need the database; reading the last view and hearing agents do not.
+async fn report_health(
+    health: HealthReporter,
+    fleet: FleetHandle,
+    stop: CancellationToken,
+) -> Infallible {
+    let mut database = fleet.database_healths();
+    let mut reported = None;
+    loop {
+        let answers = database.borrow_and_update().trouble.is_none();
+        if reported.replace(answers) != Some(answers) {
+            report(&health, ServingStatus::Serving, serving(answers)).await;
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            changed = database.changed() => if changed.is_err() { break },
+        }
+    }
+    report(
+        &health,
+        ServingStatus::NotServing,
+        ServingStatus::NotServing,
+    )
+    .await;
+    std::future::pending().await
+}
+
+async fn report(health: &HealthReporter, reads: ServingStatus, operations: ServingStatus) {
+    health.set_service_status("", reads).await;
+    health.set_service_status(AgentServer::NAME, reads).await;
+    health.set_service_status(FleetServer::NAME, reads).await;
+    health
+        .set_service_status(OperationServer::NAME, operations)
+        .await;
+}
+
+fn serving(yes: bool) -> ServingStatus {
+    if yes {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
+}

@@ -1,0 +1,48 @@
+//! Flags and environment, exactly as typed.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use tide_daemon::{LogFormat, parse_seconds};
+
+/// One view of the fleet, and durable operations on it.
+///
+/// A flag wins over its environment variable, that over the configuration file, and that over the
+/// default. Relays never depend on this process: stop it, and every message still flows.
+#[derive(Debug, Clone, Default, Parser)]
+#[command(name = "tide-control-plane", version)]
+pub struct Args {
+    /// Where the catalog is: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`
+    #[arg(
+        long,
+        env = "TIDE_POSTGRES_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub postgres_url: Option<String>,
+
+    /// Where to serve gRPC; port 0 takes a free one [default: 127.0.0.1:7900]
+    #[arg(long, env = "TIDE_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+
+    /// Which group of agents to look after [default: default]
+    #[arg(long, env = "TIDE_RELAY_GROUP_ID", value_name = "GROUP")]
+    pub relay_group_id: Option<String>,
+
+    /// Where to serve /metrics, /livez and /readyz [default: 127.0.0.1:9091]
+    #[arg(long, env = "TIDE_METRICS_ADDR", value_name = "ADDRESS")]
+    pub metrics_addr: Option<SocketAddr>,
+
+    /// How long a shutdown may take, as `30`, `500ms` or `2m` [default: 30]
+    #[arg(long, env = "TIDE_SHUTDOWN_TIMEOUT", value_name = "DURATION", value_parser = parse_seconds)]
+    pub shutdown_timeout: Option<Duration>,
+
+    /// How log lines look [default: text]
+    #[arg(long, env = "TIDE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// A TOML file with the same settings: `postgres_url`, `listen`, `relay_group_id`,
+    /// `metrics_addr`, `shutdown_timeout_secs`, `log_format`
+    #[arg(long, env = "TIDE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}

@@ -1,0 +1,200 @@
+//! What the process was asked to do: flags, environment, file and defaults in one.
+
+use std::{
+    fmt, fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tide_daemon::{Failure, LogFormat};
+use tide_model::GroupName;
+
+use crate::args::Args;
+
+const DEFAULT_LISTEN: SocketAddr = local(7900);
+const DEFAULT_METRICS_ADDR: SocketAddr = local(9091);
+const DEFAULT_GROUP: &str = "default";
+const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Everything that the process needs to know.
+#[derive(Clone)]
+pub struct Config {
+    /// Where the catalog is; may hold a password.
+    pub postgres_url: String,
+    /// Where to serve gRPC.
+    pub listen: SocketAddr,
+    /// The group of agents.
+    pub group: GroupName,
+    /// Where to serve metrics and probes.
+    pub metrics_addr: SocketAddr,
+    /// How long a shutdown may take.
+    pub shutdown_timeout: Duration,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Resolves flags and environment, then the file they name, then defaults.
+    pub fn resolve(args: Args) -> Result<Self, Failure> {
+        let file = args
+            .config
+            .as_deref()
+            .map_or_else(|| Ok(File::default()), File::read)?;
+        let postgres_url = args.postgres_url.or(file.postgres_url).ok_or_else(|| {
+            Failure::usage("no PostgreSQL URL was given").with_hint(Some(
+                "use --postgres-url postgres://USER:PASSWORD@HOST:PORT/DATABASE, TIDE_POSTGRES_URL, \
+                 or postgres_url in the configuration file",
+            ))
+        })?;
+        let group = args.relay_group_id.or(file.relay_group_id);
+        let group = group.as_deref().unwrap_or(DEFAULT_GROUP);
+        Ok(Self {
+            postgres_url,
+            listen: args.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN),
+            group: group.parse().map_err(Failure::usage)?,
+            metrics_addr: args
+                .metrics_addr
+                .or(file.metrics_addr)
+                .unwrap_or(DEFAULT_METRICS_ADDR),
+            shutdown_timeout: args
+                .shutdown_timeout
+                .or(file.shutdown_timeout_secs.map(Duration::from_secs))
+                .unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT),
+            log_format: args.log_format.or(file.log_format).unwrap_or_default(),
+        })
+    }
+}
+
+/// Without the URL, which may hold a password.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("listen", &self.listen)
+            .field("group", &self.group)
+            .field("metrics_addr", &self.metrics_addr)
+            .field("shutdown_timeout", &self.shutdown_timeout)
+            .field("log_format", &self.log_format)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The configuration file.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    postgres_url: Option<String>,
+    listen: Option<SocketAddr>,
+    relay_group_id: Option<String>,
+    metrics_addr: Option<SocketAddr>,
+    shutdown_timeout_secs: Option<u64>,
+    log_format: Option<LogFormat>,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let shown = path.display();
+        let text = fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("could not read {shown}: {error}")))?;
+        toml::from_str(&text).map_err(|error| {
+            // The whole text of a TOML error quotes the line, and a line may hold a password.
+            let line = error
+                .span()
+                .map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+            Failure::usage(format!("{shown}, line {line}: {}", error.message()))
+        })
+    }
+}
+
+const fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    fn args(flags: &[&str]) -> Args {
+        Args::parse_from(std::iter::once("tide-control-plane").chain(flags.iter().copied()))
+    }
+
+    fn with_file(text: &str, flags: &[&str]) -> Result<Config, Failure> {
+        let file = file(text);
+        let config = file.path().to_str().unwrap();
+        Config::resolve(args(&[&["--config", config], flags].concat()))
+    }
+
+    #[test]
+    fn the_flags_make_sense() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_hold_where_nothing_was_said() {
+        let config = Config::resolve(args(&["--postgres-url", "postgres://db/tide"])).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7900");
+        assert_eq!(config.metrics_addr.to_string(), "127.0.0.1:9091");
+        assert_eq!(config.group.as_str(), "default");
+        assert_eq!(config.shutdown_timeout, Duration::from_secs(30));
+        assert_eq!(config.log_format, LogFormat::Text);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let text = r#"
+            postgres_url = "postgres://file/tide"
+            listen = "0.0.0.0:1"
+            relay_group_id = "blue"
+            metrics_addr = "0.0.0.0:2"
+            shutdown_timeout_secs = 5
+            log_format = "json"
+        "#;
+        let config = with_file(text, &["--listen", "127.0.0.1:3"]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:3");
+        assert_eq!(config.postgres_url, "postgres://file/tide");
+        assert_eq!(config.group.as_str(), "blue");
+        assert_eq!(config.metrics_addr.to_string(), "0.0.0.0:2");
+        assert_eq!(config.shutdown_timeout, Duration::from_secs(5));
+        assert_eq!(config.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_and_no_secret_is_shown() {
+        let text = "postgres_url = \"postgres://u:secret@db/tide\"\nlisten_on = \"0.0.0.0:1\"\n";
+        let failure = with_file(text, &[]).unwrap_err().to_string();
+        assert!(
+            failure.contains("line 2: unknown field `listen_on`"),
+            "{failure}"
+        );
+        let text = "postgres_url = postgres://u:secret@db/tide\n";
+        let failure = with_file(text, &[]).unwrap_err().to_string();
+        assert!(!failure.contains("secret"), "{failure}");
+    }
+
+    #[test]
+    fn a_missing_url_says_how_to_give_it() {
+        let failure = Config::resolve(Args::default()).unwrap_err();
+        assert_eq!(failure.exit(), tide_daemon::Exit::Usage);
+        assert!(
+            failure.to_string().contains("hint: use --postgres-url"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn debugging_never_shows_the_url() {
+        let config = Config::resolve(args(&["--postgres-url", "postgres://u:secret@db/tide"]));
+        assert!(!format!("{:?}", config.unwrap()).contains("secret"));
+    }
+}

@@ -1,0 +1,128 @@
+//! The control plane: one view of the fleet, and durable operations on it.
+//!
+//! ```text
+//!  agents ═══ reports, nudges ═══╗
+//!                                ▼
+//!  operators ── gRPC ──▶ api ──▶ fleet (hub) ◀── notices (LISTEN) ◀── PostgreSQL
+//!                         │                                              ▲  ▲
+//!                         └────▶ operations: commands ─── intent ────────┘  │
+//!                                            settler ─── is it done? ───────┘
+//!  scrapers ── HTTP ──▶ probes, metrics
+//! ```
+//!
+//! Correctness never depends on this process: it keeps nothing that PostgreSQL or the agents do
+//! not tell the next one, so killing it at any instant loses nothing, and several of them may run
+//! side by side on one database. Agents report to one of them; the others show what the database
+//! knows.
+
+mod api;
+pub mod args;
+pub mod config;
+mod database;
+mod fleet;
+mod metrics;
+mod notices;
+mod operations;
+mod probes;
+mod startup;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tide_daemon::{Exit, Failure, HttpServer, Lifecycle, Metrics};
+use tide_model::GroupName;
+use tokio::net::TcpListener;
+use tracing::info;
+
+pub use self::api::HINT_KEY;
+use self::{
+    api::Services,
+    config::Config,
+    database::Database,
+    fleet::{FleetHandle, FleetTask},
+    operations::commands::Commands,
+    probes::ControlPlaneProbes,
+};
+
+/// Starts, serves until told to stop, and ends in good order.
+pub async fn run(config: Config) -> Result<Exit, Failure> {
+    let lifecycle = Lifecycle::start(config.shutdown_timeout);
+    let stop = lifecycle.soft();
+    let built = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(lifecycle.finish().await),
+        built = ControlPlane::build(&config) => built?,
+    };
+    built.spawn(&lifecycle);
+    Ok(lifecycle.finish().await)
+}
+
+/// Everything checked, read and bound, and nothing served yet.
+pub struct ControlPlane {
+    group: GroupName,
+    database: Database,
+    fleet: FleetHandle,
+    hub: FleetTask,
+    grpc: TcpListener,
+    grpc_addr: SocketAddr,
+    http: HttpServer,
+    http_addr: SocketAddr,
+    metrics: Metrics,
+}
+
+impl ControlPlane {
+    /// Checks the database, reads the fleet once and binds both addresses.
+    pub async fn build(config: &Config) -> Result<Self, Failure> {
+        let metrics = Metrics::install().map_err(Failure::failed)?;
+        self::metrics::describe(&api::METHODS);
+        let (database, first) = startup::open_database(config).await?;
+        let (grpc, grpc_addr) = startup::bind_grpc(config.listen).await?;
+        let (http, http_addr) = startup::bind_http(config.metrics_addr).await?;
+        let (fleet, hub) = fleet::fleet(database.clone(), first);
+        Ok(Self {
+            group: config.group.clone(),
+            database,
+            fleet,
+            hub,
+            grpc,
+            grpc_addr,
+            http,
+            http_addr,
+            metrics,
+        })
+    }
+
+    /// Where gRPC is served once it is.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// Where metrics and probes are served once they are.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// Starts every part as a task of the process.
+    pub fn spawn(self, lifecycle: &Lifecycle) {
+        let stop = lifecycle.soft();
+        let services = Services {
+            group: self.group.clone(),
+            fleet: self.fleet.clone(),
+            commands: Commands::new(self.database.clone(), self.fleet.clone()),
+        };
+        let probes = Arc::new(ControlPlaneProbes::new(self.fleet.clone(), stop.clone()));
+        info!(group = %self.group, database = self.database.server().label(), "fleet read");
+        lifecycle.spawn("hub", self.hub.run(stop.clone()));
+        lifecycle.spawn(
+            "notices",
+            notices::listen(self.database.clone(), self.fleet.clone(), stop.clone()),
+        );
+        lifecycle.spawn(
+            "settler",
+            operations::settle(self.database, self.fleet, stop.clone()),
+        );
+        lifecycle.spawn("grpc", api::serve(services, self.grpc, stop.clone()));
+        lifecycle.spawn("http", self.http.serve(self.metrics, probes, stop));
+        info!(address = %self.grpc_addr, "serving gRPC");
+        info!(address = %self.http_addr, "serving metrics");
+    }
+}

@@ -1,0 +1,135 @@
+//! Every metric of the control plane. `docs/metrics.md` explains them.
+
+use std::collections::BTreeMap;
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use tide_model::fleet::{AgentState, FleetView};
+
+/// Agents by state. Label: `state`.
+pub(crate) const AGENTS: &str = "tide_control_plane_agents";
+/// Pipelines by state. Label: `state`.
+pub(crate) const PIPELINES: &str = "tide_control_plane_pipelines";
+/// Enabled pipelines that nobody owns.
+pub(crate) const UNOWNED_PIPELINES: &str = "tide_control_plane_unowned_pipelines";
+/// Operations that have not ended.
+pub(crate) const RUNNING_OPERATIONS: &str = "tide_control_plane_running_operations";
+/// Open watches, of the fleet and of operations.
+pub(crate) const WATCHERS: &str = "tide_control_plane_watchers";
+/// Seconds since the database last answered.
+pub(crate) const DATABASE_AGE_SECONDS: &str = "tide_control_plane_database_age_seconds";
+/// Messages of agents. Label: `kind`.
+pub(crate) const REPORTS_TOTAL: &str = "tide_control_plane_reports_total";
+/// Calls of Tide's services, counted when they are answered and streams when they begin. Labels:
+/// `method`, `code`.
+pub(crate) const REQUESTS_TOTAL: &str = "tide_control_plane_requests_total";
+
+const AGENT_STATES: [AgentState; 7] = [
+    AgentState::Active,
+    AgentState::Cordoned,
+    AgentState::Draining,
+    AgentState::Drained,
+    AgentState::Stale,
+    AgentState::Stopped,
+    AgentState::Lost,
+];
+
+const PIPELINE_STATES: [&str; 9] = [
+    "starting",
+    "running",
+    "retrying",
+    "paused",
+    "misconfigured",
+    "stopped",
+    "unowned",
+    "disabled",
+    "orphan",
+];
+
+/// What kind of message an agent sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReportKind {
+    /// Who it is.
+    Hello,
+    /// All of its pipelines.
+    Snapshot,
+    /// What changed.
+    Delta,
+    /// Nothing changed.
+    Heartbeat,
+    /// It stops.
+    Goodbye,
+}
+
+impl ReportKind {
+    const ALL: [Self; 5] = [
+        Self::Hello,
+        Self::Snapshot,
+        Self::Delta,
+        Self::Heartbeat,
+        Self::Goodbye,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Snapshot => "snapshot",
+            Self::Delta => "delta",
+            Self::Heartbeat => "heartbeat",
+            Self::Goodbye => "goodbye",
+        }
+    }
+}
+
+/// Describes everything and makes every series with closed labels exist at zero, so that a rate
+/// over the first event is not lost. `methods` are the methods of Tide's services.
+pub(crate) fn describe(methods: &[&'static str]) {
+    describe_gauge!(AGENTS, "Agents by state.");
+    describe_gauge!(PIPELINES, "Pipelines by state.");
+    describe_gauge!(UNOWNED_PIPELINES, "Enabled pipelines that nobody owns.");
+    describe_gauge!(RUNNING_OPERATIONS, "Operations that have not ended.");
+    describe_gauge!(WATCHERS, "Open watches, of the fleet and of operations.");
+    describe_gauge!(
+        DATABASE_AGE_SECONDS,
+        "Seconds since the database last answered."
+    );
+    describe_counter!(REPORTS_TOTAL, "Messages of agents.");
+    describe_counter!(
+        REQUESTS_TOTAL,
+        "Calls, counted when they are answered and streams when they begin."
+    );
+    for kind in ReportKind::ALL {
+        counter!(REPORTS_TOTAL, "kind" => kind.as_str()).absolute(0);
+    }
+    for method in methods {
+        counter!(REQUESTS_TOTAL, "method" => *method, "code" => "Ok").absolute(0);
+    }
+    gauge!(RUNNING_OPERATIONS).set(0.0);
+    gauge!(WATCHERS).set(0.0);
+}
+
+/// Counts a message of an agent.
+pub(crate) fn count_report(kind: ReportKind) {
+    counter!(REPORTS_TOTAL, "kind" => kind.as_str()).increment(1);
+}
+
+/// Shows a fleet.
+pub(crate) fn record_fleet(view: &FleetView) {
+    for state in AGENT_STATES {
+        let agents = view
+            .agents
+            .iter()
+            .filter(|agent| agent.state == state)
+            .count();
+        gauge!(AGENTS, "state" => state.as_str()).set(agents as f64);
+    }
+    let mut pipelines = BTreeMap::from(PIPELINE_STATES.map(|state| (state, 0_u32)));
+    for pipeline in &view.pipelines {
+        if let Some(count) = pipelines.get_mut(pipeline.state.as_str()) {
+            *count += 1;
+        }
+    }
+    for (state, count) in pipelines {
+        gauge!(PIPELINES, "state" => state).set(count);
+    }
+    gauge!(UNOWNED_PIPELINES).set(view.unowned().count() as f64);
+}

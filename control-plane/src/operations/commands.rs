@@ -1,0 +1,324 @@
+//! Drain, move, rebalance and their end: look, decide, write, look again.
+//!
+//! Decisions are made on a view that is read for each command, never on the one that watchers see.
+//! What changes between the look and the write cannot hurt: agents obey intent by their own view,
+//! and an operation that can no longer be done says so.
+
+use std::time::Duration;
+
+use tide_catalog::{
+    CatalogError,
+    intent::{self, Actor, MoveKind},
+    operations,
+};
+use tide_model::{
+    AgentName, OperationId, PipelineName,
+    assignment::Admits,
+    drain::{Step, drain_obstacles, drain_plan, rebalance_plan, steps},
+    fleet::{DatabaseView, HoldKind},
+    operation::{Move, Operation, OperationState},
+};
+use time::OffsetDateTime;
+use tracing::info;
+
+use super::{CommandError, Unknown};
+use crate::{
+    database::{Database, Session, answer},
+    fleet::FleetHandle,
+};
+
+/// Carries out what operators ask. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Commands {
+    database: Database,
+    fleet: FleetHandle,
+}
+
+/// What to do if a drain would leave pipelines without an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Obstacles {
+    /// Refuse the drain.
+    Refuse,
+    /// Drain all the same.
+    Accept,
+}
+
+impl Commands {
+    /// Writes through `database` and tells `fleet` about it.
+    pub(crate) fn new(database: Database, fleet: FleetHandle) -> Self {
+        Self { database, fleet }
+    }
+
+    /// Where a drain would send each pipeline; refused as the drain itself would be.
+    pub(crate) async fn drain_plan(
+        &self,
+        agent: &AgentName,
+        obstacles: Obstacles,
+    ) -> Result<Vec<Move>, CommandError> {
+        let view = self.database.view().await?;
+        admissible_drain(&view, agent, obstacles)
+    }
+
+    /// Begins to empty an agent, or finds that somebody did.
+    pub(crate) async fn drain(
+        &self,
+        agent: &AgentName,
+        obstacles: Obstacles,
+        actor: &Actor,
+        deadline: Option<Duration>,
+    ) -> Result<(Operation, Vec<Move>), CommandError> {
+        let (mut session, view) = self.look().await?;
+        let plan = admissible_drain(&view, agent, obstacles)?;
+        let group = self.database.group();
+        let begun = intent::drain_begin(session.connection(), group, agent, actor, deadline);
+        let id = answer(begun).await?;
+        Ok((self.begun(session, id).await?, plan))
+    }
+
+    /// Lets an agent work again.
+    pub(crate) async fn undrain(
+        &self,
+        agent: &AgentName,
+        actor: &Actor,
+    ) -> Result<Operation, CommandError> {
+        let (mut session, view) = self.look().await?;
+        known_agent(&view, agent)?;
+        let group = self.database.group();
+        let id = answer(intent::undrain(session.connection(), group, agent, actor)).await?;
+        self.begun(session, id).await
+    }
+
+    /// Brings one pipeline to an agent.
+    pub(crate) async fn move_pipeline(
+        &self,
+        pipeline: &PipelineName,
+        to: &AgentName,
+        actor: &Actor,
+        deadline: Option<Duration>,
+    ) -> Result<Operation, CommandError> {
+        let (session, view) = self.look().await?;
+        let wanted = admissible_move(&view, pipeline, to)?;
+        self.place(session, &[wanted], MoveKind::Move, actor, deadline)
+            .await
+    }
+
+    /// The moves that would balance the fleet.
+    pub(crate) async fn rebalance_plan(&self) -> Result<Vec<Move>, CommandError> {
+        Ok(rebalance_plan(&self.database.view().await?))
+    }
+
+    /// Carries a plan out and returns what it left out because it had become stale.
+    pub(crate) async fn rebalance(
+        &self,
+        plan: Vec<Move>,
+        actor: &Actor,
+        deadline: Option<Duration>,
+    ) -> Result<(Operation, Vec<Move>), CommandError> {
+        let (session, view) = self.look().await?;
+        let (moves, stale): (Vec<_>, Vec<_>) = plan
+            .into_iter()
+            .partition(|planned| still_holds(&view, planned));
+        if moves.is_empty() {
+            return Err(CommandError::AllStale(stale));
+        }
+        let kind = MoveKind::Rebalance;
+        let operation = self.place(session, &moves, kind, actor, deadline).await?;
+        Ok((operation, stale))
+    }
+
+    /// One operation and, while it runs, where each of its pipelines stands.
+    pub(crate) async fn operation(
+        &self,
+        id: OperationId,
+    ) -> Result<(Operation, Vec<Step>), CommandError> {
+        let (mut session, view) = self.look().await?;
+        let operation = settled(&mut session, id).await?;
+        session.done();
+        let steps = open_steps(&view, &operation);
+        Ok((operation, steps))
+    }
+
+    /// Like [`operation`](Self::operation), with steps from a view that the caller has.
+    pub(crate) async fn operation_in(
+        &self,
+        view: &DatabaseView,
+        id: OperationId,
+    ) -> Result<(Operation, Vec<Step>), CommandError> {
+        let mut session = self.database.session().await?;
+        let operation = settled(&mut session, id).await?;
+        session.done();
+        let steps = open_steps(view, &operation);
+        Ok((operation, steps))
+    }
+
+    /// Operations, newest first, after the one that `before` names.
+    pub(crate) async fn operations(
+        &self,
+        limit: u32,
+        before: Option<(OffsetDateTime, OperationId)>,
+    ) -> Result<Vec<Operation>, CommandError> {
+        let mut session = self.database.session().await?;
+        let group = self.database.group();
+        let listed = operations::operation_list(session.connection(), group, limit, before);
+        let listed = answer(listed).await?;
+        session.done();
+        Ok(listed)
+    }
+
+    /// Gives an operation up.
+    pub(crate) async fn cancel(
+        &self,
+        id: OperationId,
+        actor: &str,
+    ) -> Result<Operation, CommandError> {
+        let mut session = self.database.session().await?;
+        let cancelled = operations::operation_cancel(session.connection(), id, actor);
+        let operation = answer(cancelled)
+            .await
+            .map_err(|error| unknown_operation(error, id))?;
+        session.done();
+        info!(operation.id = %id, actor, state = %operation.state, "operation cancelled");
+        self.fleet.intent_changed();
+        Ok(operation)
+    }
+
+    async fn look(&self) -> Result<(Session, DatabaseView), CatalogError> {
+        let mut session = self.database.session().await?;
+        let view = session.view(self.database.group()).await?;
+        Ok((session, view))
+    }
+
+    async fn place(
+        &self,
+        mut session: Session,
+        moves: &[Move],
+        kind: MoveKind,
+        actor: &Actor,
+        deadline: Option<Duration>,
+    ) -> Result<Operation, CommandError> {
+        let group = self.database.group();
+        let begun = intent::move_begin(session.connection(), group, moves, kind, actor, deadline);
+        let id = answer(begun).await?;
+        self.begun(session, id).await
+    }
+
+    /// Intent is written: say so, and see how far it is already.
+    async fn begun(
+        &self,
+        mut session: Session,
+        id: OperationId,
+    ) -> Result<Operation, CommandError> {
+        self.fleet.intent_changed();
+        let operation = settled(&mut session, id).await?;
+        session.done();
+        info!(operation.id = %id, kind = %operation.kind, target = operation.target,
+              actor = operation.actor, state = %operation.state, "operation accepted");
+        Ok(operation)
+    }
+}
+
+async fn settled(session: &mut Session, id: OperationId) -> Result<Operation, CommandError> {
+    answer(operations::operation_settle(session.connection(), id))
+        .await
+        .map_err(|error| unknown_operation(error, id))
+}
+
+fn unknown_operation(error: CatalogError, id: OperationId) -> CommandError {
+    if error.is_not_found() {
+        CommandError::UnknownOperation(id)
+    } else {
+        error.into()
+    }
+}
+
+fn open_steps(view: &DatabaseView, operation: &Operation) -> Vec<Step> {
+    if operation.state == OperationState::Running {
+        steps(view, operation)
+    } else {
+        Vec::new()
+    }
+}
+
+fn known_agent(view: &DatabaseView, agent: &AgentName) -> Result<(), CommandError> {
+    if view.agent(agent).is_some() {
+        return Ok(());
+    }
+    Err(CommandError::UnknownAgent(Unknown {
+        name: agent.to_string(),
+        known: view.agents.iter().map(|row| row.name.to_string()).collect(),
+    }))
+}
+
+/// The plan of a drain that may begin. One that has begun is never refused: asking again only
+/// returns it.
+fn admissible_drain(
+    view: &DatabaseView,
+    agent: &AgentName,
+    obstacles: Obstacles,
+) -> Result<Vec<Move>, CommandError> {
+    known_agent(view, agent)?;
+    let begun = view
+        .holds
+        .iter()
+        .any(|hold| hold.agent == *agent && hold.kind == HoldKind::Drain);
+    let stranded = drain_obstacles(view, agent);
+    if !stranded.is_empty() && !begun && obstacles == Obstacles::Refuse {
+        return Err(CommandError::Stranded {
+            agent: agent.clone(),
+            pipelines: stranded,
+        });
+    }
+    Ok(drain_plan(view, agent))
+}
+
+fn admissible_move(
+    view: &DatabaseView,
+    pipeline: &PipelineName,
+    to: &AgentName,
+) -> Result<Move, CommandError> {
+    let Some(row) = view.pipeline(pipeline) else {
+        return Err(CommandError::UnknownPipeline(Unknown {
+            name: pipeline.to_string(),
+            known: view
+                .pipelines
+                .iter()
+                .map(|row| row.name.to_string())
+                .collect(),
+        }));
+    };
+    known_agent(view, to)?;
+    if !row.enabled {
+        return Err(CommandError::Disabled(pipeline.clone()));
+    }
+    let has_it = row.owner.as_ref() == Some(to);
+    if !is_alive(view, to) {
+        return Err(CommandError::NotRunning(to.clone()));
+    }
+    match view.admits(to) {
+        Admits::All => {}
+        Admits::OnlyItsOwn if has_it => {}
+        Admits::OnlyItsOwn | Admits::Nothing => {
+            return Err(CommandError::TakesNoWork(to.clone()));
+        }
+    }
+    Ok(Move {
+        pipeline: pipeline.clone(),
+        from: row.owner.clone(),
+        to: to.clone(),
+        reason: String::new(),
+    })
+}
+
+/// Whether the pipeline is where it was when the move was planned, and may still go where it
+/// should.
+fn still_holds(view: &DatabaseView, planned: &Move) -> bool {
+    view.pipeline(&planned.pipeline)
+        .is_some_and(|row| row.enabled && row.owner == planned.from)
+        && planned.from.as_ref() != Some(&planned.to)
+        && is_alive(view, &planned.to)
+        && view.admits(&planned.to) == Admits::All
+}
+
+fn is_alive(view: &DatabaseView, agent: &AgentName) -> bool {
+    view.agent(agent).is_some_and(|row| row.alive)
+}

@@ -1,0 +1,74 @@
+//! Why a command was refused.
+
+use tide_catalog::CatalogError;
+use tide_model::{AgentName, OperationId, PipelineName, operation::Move};
+
+/// A name that nobody has, and the names that there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unknown {
+    /// As asked for.
+    pub(crate) name: String,
+    /// All of its kind, in no order.
+    pub(crate) known: Vec<String>,
+}
+
+/// Why a command changed nothing. The text is for the operator.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// No such agent.
+    #[error("agent {:?} is not known", .0.name)]
+    UnknownAgent(Unknown),
+    /// No such pipeline.
+    #[error("pipeline {:?} does not exist", .0.name)]
+    UnknownPipeline(Unknown),
+    /// No such operation.
+    #[error("operation {0} does not exist")]
+    UnknownOperation(OperationId),
+    /// A drain would leave pipelines without anybody who may run them.
+    #[error("draining {agent} would leave these pipelines without an agent: {}", list(.pipelines))]
+    Stranded {
+        /// The agent to be drained.
+        agent: AgentName,
+        /// The pipelines, by name.
+        pipelines: Vec<PipelineName>,
+    },
+    /// The target of a move is not there.
+    #[error("agent {0} is not running")]
+    NotRunning(AgentName),
+    /// The target of a move takes no work.
+    #[error("agent {0} takes no work")]
+    TakesNoWork(AgentName),
+    /// The pipeline to be moved does not run anywhere.
+    #[error("pipeline {0} is disabled")]
+    Disabled(PipelineName),
+    /// Nothing of a plan is left to be done.
+    #[error("the plan is stale: {}", list(&stale_moves(.0)))]
+    AllStale(Vec<Move>),
+    /// The catalog refused or could not be reached.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+/// A screen has room for this many names.
+const LISTED: usize = 20;
+
+fn list(names: &[impl ToString]) -> String {
+    let shown: Vec<String> = names.iter().take(LISTED).map(ToString::to_string).collect();
+    match names.len().saturating_sub(LISTED) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn stale_moves(moves: &[Move]) -> Vec<String> {
+    moves
+        .iter()
+        .map(|stale| {
+            let from = stale.from.as_ref().map_or("nobody", AgentName::as_str);
+            format!(
+                "{} cannot move from {from} to {} any more",
+                stale.pipeline, stale.to
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,8 @@
+//! The control plane in one process, against a real PostgreSQL, spoken to over real gRPC.
+
+mod agents;
+mod database;
+mod fleet;
+mod operations;
+mod process;
+mod world;

@@ -1,0 +1,213 @@
+//! What a drain or a rebalance would do, is doing, and is waiting for. Pure: reads a
+//! [`DatabaseView`], proposes and explains, never acts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AgentName, PipelineName, PipelineState, assign,
+    assignment::Reason,
+    fleet::DatabaseView,
+    operation::{Move, Operation, OperationKind},
+};
+
+/// Where one pipeline of a running operation stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// Who has it.
+    pub from: Option<AgentName>,
+    /// Who gets it.
+    pub to: Option<AgentName>,
+    /// How it goes.
+    pub progress: Progress,
+    /// Why, in words.
+    pub detail: String,
+    /// The command that unblocks it, if it is blocked.
+    pub hint: Option<String>,
+}
+
+/// Slow, or never?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Progress {
+    /// On its way.
+    Progressing,
+    /// Will go on by itself.
+    Waiting,
+    /// Needs an operator.
+    Blocked,
+    /// Where it should be.
+    Done,
+}
+
+impl Progress {
+    /// The word in JSON and on the screen.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Progressing => "PROGRESSING",
+            Self::Waiting => "WAITING",
+            Self::Blocked => "BLOCKED",
+            Self::Done => "DONE",
+        }
+    }
+}
+
+/// Pipelines that would have nowhere to go if `agent` were drained. Empty means: go ahead.
+pub fn drain_obstacles(view: &DatabaseView, agent: &AgentName) -> Vec<PipelineName> {
+    let units = view.units();
+    let assigned = assign(&units, &view.candidates(Some(agent)));
+    let mut stranded: Vec<_> = units
+        .iter()
+        .filter(|unit| unit.owner.as_ref() == Some(agent))
+        .flat_map(|unit| &unit.pipelines)
+        .filter(|pipeline| !assigned.contains_key(pipeline))
+        .cloned()
+        .collect();
+    stranded.sort();
+    stranded
+}
+
+/// Where draining `agent` now would send each of its pipelines.
+pub fn drain_plan(view: &DatabaseView, agent: &AgentName) -> Vec<Move> {
+    let assigned = assign(&view.units(), &view.candidates(Some(agent)));
+    view.pipelines
+        .iter()
+        .filter(|row| row.owner.as_ref() == Some(agent))
+        .filter_map(|row| {
+            let to = assigned.get(&row.name)?.agent.clone();
+            Some(Move {
+                pipeline: row.name.clone(),
+                from: Some(agent.clone()),
+                to,
+                reason: "drain".to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// The moves that would balance the fleet if nothing were placed by hand.
+pub fn rebalance_plan(view: &DatabaseView) -> Vec<Move> {
+    let units: Vec<_> = view
+        .units()
+        .into_iter()
+        .map(|unit| crate::Unit {
+            placement: None,
+            ..unit
+        })
+        .collect();
+    let assigned = assign(&units, &view.candidates(None));
+    view.pipelines
+        .iter()
+        .filter_map(|row| {
+            let wanted = assigned.get(&row.name)?;
+            let moves = row.owner.as_ref() != Some(&wanted.agent);
+            moves.then(|| Move {
+                pipeline: row.name.clone(),
+                from: row.owner.clone(),
+                to: wanted.agent.clone(),
+                reason: match wanted.reason {
+                    Reason::Unowned => "nobody owns it".to_owned(),
+                    _ => format!(
+                        "evens out the load of {}",
+                        row.owner.as_ref().map_or("-", AgentName::as_str)
+                    ),
+                },
+            })
+        })
+        .collect()
+}
+
+/// Where each pipeline of an operation stands right now.
+pub fn steps(view: &DatabaseView, operation: &Operation) -> Vec<Step> {
+    match operation.kind {
+        OperationKind::Undrain => Vec::new(),
+        OperationKind::Drain => drain_steps(view, &operation.target),
+        OperationKind::Move | OperationKind::Rebalance => operation
+            .moves
+            .iter()
+            .map(|wanted| move_step(view, wanted))
+            .collect(),
+    }
+}
+
+fn drain_steps(view: &DatabaseView, agent: &str) -> Vec<Step> {
+    let assigned = view.assignments();
+    view.pipelines
+        .iter()
+        .filter(|row| {
+            row.owner
+                .as_ref()
+                .is_some_and(|owner| owner.as_str() == agent)
+        })
+        .map(|row| {
+            let to = assigned
+                .get(&row.name)
+                .map(|assignment| assignment.agent.clone());
+            let (progress, detail, hint) = match (&to, row.state) {
+                (None, _) if row.enabled => (
+                    Progress::Blocked,
+                    "no live agent may take it".to_owned(),
+                    Some(format!("start another agent, or: tidectl undrain {agent}")),
+                ),
+                (_, Some(PipelineState::Retrying)) => (
+                    Progress::Waiting,
+                    format!(
+                        "its sink fails; it leaves after this try: {}",
+                        row.state_reason.as_deref().unwrap_or("-")
+                    ),
+                    None,
+                ),
+                (Some(to), _) => (
+                    Progress::Progressing,
+                    format!("finishing its batch, then {to} takes over"),
+                    None,
+                ),
+                (None, _) => (
+                    Progress::Progressing,
+                    "stopping, as it is disabled".to_owned(),
+                    None,
+                ),
+            };
+            Step {
+                pipeline: row.name.clone(),
+                from: row.owner.clone(),
+                to,
+                progress,
+                detail,
+                hint,
+            }
+        })
+        .collect()
+}
+
+fn move_step(view: &DatabaseView, wanted: &Move) -> Step {
+    let row = view.pipeline(&wanted.pipeline);
+    let target_alive = view.agent(&wanted.to).is_some_and(|agent| agent.alive);
+    let (progress, detail, hint) = match row {
+        None => (Progress::Done, "deleted meanwhile".to_owned(), None),
+        Some(row) if !row.enabled => (Progress::Done, "disabled meanwhile".to_owned(), None),
+        Some(row) if row.owner.as_ref() == Some(&wanted.to) => {
+            (Progress::Done, format!("owned by {}", wanted.to), None)
+        }
+        Some(_) if !target_alive => (
+            Progress::Blocked,
+            format!("{} is not alive", wanted.to),
+            Some("start it, or choose another agent".to_owned()),
+        ),
+        Some(_) if view.admits(&wanted.to) != crate::assignment::Admits::All => (
+            Progress::Blocked,
+            format!("{} takes no work", wanted.to),
+            Some(format!("tidectl undrain {}", wanted.to)),
+        ),
+        Some(_) => (Progress::Progressing, "handing over".to_owned(), None),
+    };
+    Step {
+        pipeline: wanted.pipeline.clone(),
+        from: row.and_then(|row| row.owner.clone()),
+        to: Some(wanted.to.clone()),
+        progress,
+        detail,
+        hint,
+    }
+}

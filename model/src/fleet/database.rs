@@ -1,0 +1,206 @@
+//! What PostgreSQL knows about a fleet: ownership from `pg_locks`, everything else from the tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use time::{Duration, OffsetDateTime};
+
+use crate::{
+    AgentName, Assignment, Candidate, Epoch, GroupName, Incarnation, OperationId, PipelineName,
+    PipelineState, Unit, assign, assignment::Admits,
+};
+
+/// What PostgreSQL knows about one group at one moment.
+#[derive(Debug, Clone)]
+pub struct DatabaseView {
+    /// The group.
+    pub group: GroupName,
+    /// When it was read, on the server's clock.
+    pub taken_at: OffsetDateTime,
+    /// Every pipeline, by name.
+    pub pipelines: Vec<PipelineRow>,
+    /// Every agent that ever registered, by name.
+    pub agents: Vec<AgentRow>,
+    /// Holds that have not expired.
+    pub holds: Vec<Hold>,
+    /// Where operators want pipelines.
+    pub placements: BTreeMap<PipelineName, AgentName>,
+    /// The newest hold or placement in it; agents acknowledge this number.
+    pub generation: i64,
+}
+
+/// One pipeline in the database.
+#[derive(Debug, Clone)]
+pub struct PipelineRow {
+    /// Its name.
+    pub name: PipelineName,
+    /// The outbox it reads.
+    pub outbox: String,
+    /// `sink_type` as written; may be one that no agent knows.
+    pub sink: String,
+    /// Whether it should run.
+    pub enabled: bool,
+    /// Rises with every change of its configuration.
+    pub revision: i64,
+    /// Its share of capacity.
+    pub weight: u32,
+    /// Second key of its advisory lock, as `pg_locks` shows it.
+    pub lock_key: i64,
+    /// The agent whose session holds the lock.
+    pub owner: Option<AgentName>,
+    /// The backend that holds the lock, even if no agent can be named for it.
+    pub owner_pid: Option<i32>,
+    /// The epoch of the newest claim.
+    pub epoch: Option<Epoch>,
+    /// The highest message id delivered.
+    pub last_change_id: i64,
+    /// Messages behind; an upper bound while transactions are rolled back.
+    pub lag_rows: i64,
+    /// Age of the oldest message that waits; zero if none does.
+    pub lag: Duration,
+    /// What the newest owner said.
+    pub state: Option<PipelineState>,
+    /// Why, if it said so.
+    pub state_reason: Option<String>,
+    /// Since when.
+    pub state_since: Option<OffsetDateTime>,
+}
+
+/// One agent in the database.
+#[derive(Debug, Clone)]
+pub struct AgentRow {
+    /// Its name.
+    pub name: AgentName,
+    /// Its newest run.
+    pub incarnation: Incarnation,
+    /// Whether a session holds its name lock: the truth about being alive.
+    pub alive: bool,
+    /// What it runs.
+    pub version: String,
+    /// Where.
+    pub hostname: String,
+    /// Its share of the pipelines; 0 is a standby.
+    pub weight: u32,
+    /// Where it serves metrics and probes.
+    pub metrics_addr: Option<String>,
+    /// Start of the newest run.
+    pub started_at: OffsetDateTime,
+    /// When it last wrote to the database.
+    pub last_seen_at: OffsetDateTime,
+    /// When it last stopped in good order, if it has not started since.
+    pub stopped_at: Option<OffsetDateTime>,
+}
+
+/// Why an agent takes no work.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hold {
+    /// The agent.
+    pub agent: AgentName,
+    /// What the hold forbids.
+    pub kind: HoldKind,
+    /// Who set it.
+    pub actor: String,
+    /// What for.
+    pub reason: String,
+    /// The operation that it belongs to.
+    pub operation: Option<OperationId>,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// Until when; without end if none.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// What a hold forbids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldKind {
+    /// Take nothing, give everything away.
+    Drain,
+    /// Take nothing more.
+    Cordon,
+}
+
+impl HoldKind {
+    /// The word in the catalog and on the screen.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Cordon => "cordon",
+        }
+    }
+}
+
+impl DatabaseView {
+    /// Enabled pipelines, grouped by lock key.
+    pub fn units(&self) -> Vec<Unit> {
+        let live: BTreeSet<&AgentName> = self
+            .agents
+            .iter()
+            .filter(|agent| agent.alive)
+            .map(|agent| &agent.name)
+            .collect();
+        let mut units: BTreeMap<i64, Unit> = BTreeMap::new();
+        for row in self.pipelines.iter().filter(|row| row.enabled) {
+            let unit = units.entry(row.lock_key).or_insert_with(|| Unit {
+                pipelines: Vec::new(),
+                weight: 0,
+                owner: None,
+                placement: None,
+            });
+            unit.pipelines.push(row.name.clone());
+            unit.weight += row.weight;
+            unit.owner = unit
+                .owner
+                .take()
+                .or_else(|| row.owner.clone().filter(|owner| live.contains(owner)));
+            unit.placement = unit
+                .placement
+                .take()
+                .or_else(|| self.placements.get(&row.name).cloned());
+        }
+        units.into_values().collect()
+    }
+
+    /// Live agents and what their holds admit; `holding` adds a drain hold that does not exist yet.
+    pub fn candidates(&self, holding: Option<&AgentName>) -> Vec<Candidate> {
+        self.agents
+            .iter()
+            .filter(|agent| agent.alive)
+            .map(|agent| Candidate {
+                name: agent.name.clone(),
+                weight: agent.weight,
+                admits: if holding == Some(&agent.name) {
+                    Admits::Nothing
+                } else {
+                    self.admits(&agent.name)
+                },
+            })
+            .collect()
+    }
+
+    /// The strictest of an agent's holds.
+    pub fn admits(&self, agent: &AgentName) -> Admits {
+        let holds = self.holds.iter().filter(|hold| hold.agent == *agent);
+        holds.fold(Admits::All, |admits, hold| match (admits, hold.kind) {
+            (_, HoldKind::Drain) | (Admits::Nothing, _) => Admits::Nothing,
+            (_, HoldKind::Cordon) => Admits::OnlyItsOwn,
+        })
+    }
+
+    /// Where every pipeline should be.
+    pub fn assignments(&self) -> BTreeMap<PipelineName, Assignment> {
+        assign(&self.units(), &self.candidates(None))
+    }
+
+    /// The row of one pipeline.
+    pub fn pipeline(&self, name: &PipelineName) -> Option<&PipelineRow> {
+        self.pipelines.iter().find(|row| row.name == *name)
+    }
+
+    /// The row of one agent.
+    pub fn agent(&self, name: &AgentName) -> Option<&AgentRow> {
+        self.agents.iter().find(|row| row.name == *name)
+    }
+}

@@ -1,0 +1,33 @@
+//! The vocabulary of Tide: types that every part shares, and the decisions that need nothing else.
+//!
+//! Applications write **messages** into an **outbox**. A **pipeline** carries one outbox to one
+//! **sink**. **Agents** of one **group** share the pipelines out: each pipeline has one **owner**,
+//! who holds its lock and writes under its **epoch**. How far a pipeline got is its **cursor**.
+//! Operators steer with **holds** (this agent takes no work) and **placements** (this pipeline
+//! belongs there), and what they asked for is an **operation**.
+//!
+//! This crate does no I/O, reads no clock and never logs. It must stay that way: everything here
+//! can be tested with a table of values.
+
+pub mod assignment;
+pub mod closest;
+pub mod cursor;
+pub mod drain;
+pub mod fleet;
+pub mod name;
+pub mod operation;
+pub mod pipeline;
+pub mod report;
+pub mod sink_spec;
+pub mod snapshot;
+pub mod state;
+
+mod fields;
+
+pub use assignment::{Assignment, Candidate, Unit, assign};
+pub use cursor::{Cursor, Pass};
+pub use name::{AgentName, Epoch, GroupName, Incarnation, InvalidName, OperationId, PipelineName};
+pub use pipeline::{PipelineSpec, SpecError};
+pub use sink_spec::SinkSpec;
+pub use snapshot::Snapshot;
+pub use state::PipelineState;

@@ -1,0 +1,206 @@
+//! A pipeline's configuration, parsed and checked: from which outbox to which sink, and how.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::{PipelineName, SinkSpec, fields::Fields};
+
+/// A pipeline as an agent runs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PipelineSpec {
+    /// Its name.
+    pub name: PipelineName,
+    /// The outbox it reads.
+    pub outbox: String,
+    /// Where its messages go.
+    pub sink: SinkSpec,
+    /// At most this many messages in one batch.
+    pub batch_size: usize,
+    /// A batch is cut once its payloads reach this many bytes; one larger message still goes alone.
+    pub batch_bytes: usize,
+    /// Its share of an agent's capacity, relative to other pipelines.
+    pub weight: u32,
+}
+
+/// Most messages a batch may hold.
+pub const MAX_BATCH_SIZE: u64 = 10_000;
+/// Largest weight of a pipeline; the catalog clamps to the same.
+pub const MAX_WEIGHT: u64 = 1_000;
+
+impl PipelineSpec {
+    /// Checks `config` as stored in the catalog. Unknown keys are errors, so that none is ignored.
+    pub fn parse(name: PipelineName, outbox: String, config: &Value) -> Result<Self, SpecError> {
+        let Value::Object(object) = config else {
+            return Err(SpecError::new("config", "is not a JSON object"));
+        };
+        let mut fields = Fields::new(object.clone());
+        let batch_size = fields
+            .number("batch_size", 1, MAX_BATCH_SIZE)?
+            .unwrap_or(1_000) as usize;
+        let batch_bytes = fields
+            .number("batch_bytes", 1, 256 << 20)?
+            .unwrap_or(4 << 20) as usize;
+        let weight = fields.number("weight", 1, MAX_WEIGHT)?.unwrap_or(1) as u32;
+        // Read by the catalog when the pipeline is first claimed; checked here like every key.
+        fields.choice("start", &[("earliest", ()), ("latest", ())])?;
+        let sink = SinkSpec::parse(&mut fields)?;
+        fields.finish()?;
+        Ok(Self {
+            name,
+            outbox,
+            sink,
+            batch_size,
+            batch_bytes,
+            weight,
+        })
+    }
+}
+
+/// What is wrong with a configuration: which key, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecError {
+    key: String,
+    problem: String,
+    hint: Option<String>,
+}
+
+impl SpecError {
+    pub(crate) fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            problem: problem.into(),
+            hint: None,
+        }
+    }
+
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key \"{}\" {}", self.key, self.problem)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for SpecError {}
+
+/// A pipeline in a file for `tidectl pipeline apply -f`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineFile {
+    /// Its name.
+    pub name: PipelineName,
+    /// The outbox it reads.
+    pub outbox: String,
+    /// The configuration to store.
+    pub config: Map<String, Value>,
+}
+
+impl PipelineFile {
+    /// Reads `{"name": …, "outbox": …, "config": {…}}` and checks it as an agent would.
+    pub fn parse(value: &Value) -> Result<Self, SpecError> {
+        let Value::Object(object) = value else {
+            return Err(SpecError::new(
+                "(document)",
+                "is not an object with name, outbox and config",
+            ));
+        };
+        let mut object = object.clone();
+        let config = match object.remove("config") {
+            Some(Value::Object(config)) => config,
+            Some(_) => return Err(SpecError::new("config", "is not an object")),
+            None => {
+                return Err(SpecError::new("config", "is missing")
+                    .hint("for example {\"sink_type\": \"stdout\"}"));
+            }
+        };
+        let mut fields = Fields::new(object);
+        let name = fields.required_text("name", "orders-pipeline")?;
+        let outbox = fields.required_text("outbox", "order_events")?;
+        fields.finish()?;
+        let name: PipelineName = name
+            .parse()
+            .map_err(|_| SpecError::new("name", "is not a pipeline name"))?;
+        PipelineSpec::parse(name.clone(), outbox.clone(), &Value::Object(config.clone()))?;
+        Ok(Self {
+            name,
+            outbox,
+            config,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::sink_spec::SinkSpec;
+
+    fn parse(config: &Value) -> Result<PipelineSpec, String> {
+        PipelineSpec::parse("p".parse().unwrap(), "o".to_owned(), config)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_seed_s_pipeline_is_valid() {
+        let spec =
+            parse(&json!({"sink_type": "kafka", "brokers": "kafka:9092", "topic": "orders"}))
+                .unwrap();
+        assert!(matches!(spec.sink, SinkSpec::Kafka { .. }));
+        assert_eq!((spec.weight, spec.batch_size), (1, 1_000));
+    }
+
+    #[test]
+    fn every_mistake_is_named() {
+        for (config, message) in [
+            (
+                json!({}),
+                "key \"sink_type\" is missing (for example \"sink_type\": \"kafka\")",
+            ),
+            (
+                json!({"sink_type": "kafak"}),
+                "key \"sink_type\" is \"kafak\" (one of: stdout, file, webhook, kafka, null)",
+            ),
+            (
+                json!({"sink_type": "file", "pth": "/x"}),
+                "key \"path\" is missing (for example \"path\": \"/var/lib/tide/events.jsonl\")",
+            ),
+            (
+                json!({"sink_type": "file", "path": "/x", "batch_sizes": 5}),
+                "key \"batch_sizes\" is not a known key (did you mean \"batch_size\"?)",
+            ),
+            (
+                json!({"sink_type": "file", "path": 7}),
+                "key \"path\" is a number, expected a string",
+            ),
+            (
+                json!({"sink_type": "null", "batch_size": "many"}),
+                "key \"batch_size\" is a string, expected a whole number from 1 to 10000",
+            ),
+            (
+                json!({"sink_type": "null", "batch_size": 0}),
+                "key \"batch_size\" is 0, not a whole number from 1 to 10000",
+            ),
+            (
+                json!({"sink_type": "webhook", "url": "ftp://x"}),
+                "key \"url\" is \"ftp://x\" (an http:// or https:// URL)",
+            ),
+            (
+                json!({"sink_type": "null", "start": "now"}),
+                "key \"start\" is \"now\" (one of: earliest, latest)",
+            ),
+        ] {
+            assert_eq!(parse(&config).unwrap_err(), message);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Where messages go: validated settings of each sink, no clients.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use crate::{SpecError, fields::Fields};
+
+/// Settings of one sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkSpec {
+    /// JSON lines on standard output.
+    Stdout,
+    /// JSON lines appended to a file.
+    File {
+        /// The file; created if missing, its directory is not.
+        path: PathBuf,
+    },
+    /// HTTP POST.
+    Webhook {
+        /// Where to.
+        url: String,
+        /// Extra request headers; values may hold `${env:NAME}` and `${file:PATH}`.
+        headers: BTreeMap<String, String>,
+        /// One request must be answered within this.
+        timeout: Duration,
+        /// Whether a whole batch goes as one JSON array.
+        batch: bool,
+    },
+    /// Apache Kafka protocol.
+    Kafka {
+        /// `host:port,…`
+        brokers: String,
+        /// The topic.
+        topic: String,
+        /// One batch must be acknowledged within this.
+        timeout: Duration,
+        /// Further librdkafka properties; values may hold `${env:NAME}` and `${file:PATH}`.
+        properties: BTreeMap<String, String>,
+    },
+    /// Counts and discards.
+    Null,
+}
+
+/// Producer properties that would break Tide's order or delivery promise.
+const RESERVED_PROPERTIES: [&str; 6] = [
+    "acks",
+    "bootstrap.servers",
+    "enable.idempotence",
+    "message.timeout.ms",
+    "request.required.acks",
+    "transactional.id",
+];
+
+impl SinkSpec {
+    pub(crate) fn parse(fields: &mut Fields) -> Result<Self, SpecError> {
+        #[derive(Clone, Copy)]
+        enum Kind {
+            Stdout,
+            File,
+            Webhook,
+            Kafka,
+            Null,
+        }
+        let kind = fields
+            .choice(
+                "sink_type",
+                &[
+                    ("stdout", Kind::Stdout),
+                    ("file", Kind::File),
+                    ("webhook", Kind::Webhook),
+                    ("kafka", Kind::Kafka),
+                    ("null", Kind::Null),
+                ],
+            )?
+            .ok_or_else(|| {
+                SpecError::new("sink_type", "is missing")
+                    .hint("for example \"sink_type\": \"kafka\"")
+            })?;
+        Ok(match kind {
+            Kind::Stdout => Self::Stdout,
+            Kind::Null => Self::Null,
+            Kind::File => {
+                let path =
+                    PathBuf::from(fields.required_text("path", "/var/lib/tide/events.jsonl")?);
+                if !path.is_absolute() {
+                    return Err(SpecError::new("path", format!("is {}", path.display()))
+                        .hint("an absolute path: agents run in directories of their own"));
+                }
+                Self::File { path }
+            }
+            Kind::Webhook => {
+                let url = fields.required_text("url", "https://example.com/events")?;
+                if !(url.starts_with("http://") || url.starts_with("https://")) {
+                    return Err(SpecError::new("url", format!("is {url:?}"))
+                        .hint("an http:// or https:// URL"));
+                }
+                Self::Webhook {
+                    url,
+                    headers: fields.text_map("headers")?,
+                    timeout: timeout(fields)?,
+                    batch: fields.flag("batch")?.unwrap_or(false),
+                }
+            }
+            Kind::Kafka => {
+                let brokers = fields.required_text("brokers", "kafka:9092")?;
+                let topic = fields.required_text("topic", "orders")?;
+                let properties = fields.text_map("properties")?;
+                if let Some(name) = properties
+                    .keys()
+                    .find(|name| RESERVED_PROPERTIES.contains(&name.as_str()))
+                {
+                    return Err(
+                        SpecError::new(format!("properties.{name}"), "is set by Tide")
+                            .hint("order and delivery depend on it; leave it out"),
+                    );
+                }
+                Self::Kafka {
+                    brokers,
+                    topic,
+                    timeout: timeout(fields)?,
+                    properties,
+                }
+            }
+        })
+    }
+
+    /// The word in `sink_type`, in metrics and on the screen.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::File { .. } => "file",
+            Self::Webhook { .. } => "webhook",
+            Self::Kafka { .. } => "kafka",
+            Self::Null => "null",
+        }
+    }
+}
+
+fn timeout(fields: &mut Fields) -> Result<Duration, SpecError> {
+    let millis = fields.number("timeout_ms", 1, 600_000)?.unwrap_or(30_000);
+    Ok(Duration::from_millis(millis))
+}

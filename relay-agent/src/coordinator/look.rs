@@ -1,0 +1,158 @@
+//! Looking at the fleet, and being seen by it.
+
+use std::time::Duration;
+
+use metrics::{gauge, histogram};
+use tide_catalog::{CatalogError, agents::agent_beat, operations::operation_settle};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::{Answer, BEAT, Coordinator, DISCOVERY_PATIENCE, Leaving};
+use crate::{
+    discovery::{Discovery, discover},
+    metrics as names,
+    ownership::Event,
+};
+
+impl Coordinator {
+    pub(super) fn look_in(&mut self, delay: Duration) {
+        self.looking.ask(Instant::now() + delay);
+    }
+
+    pub(super) fn look(&mut self) {
+        if !self
+            .looking
+            .begin(Instant::now(), self.parts.config.discovery_interval)
+        {
+            return;
+        }
+        let (pool, answer) = (self.parts.services.pool.clone(), self.answer.clone());
+        let (group, me) = (
+            self.parts.config.group.clone(),
+            self.parts.config.name.clone(),
+        );
+        let leaving = self.leaving != Leaving::No;
+        self.tasks.spawn(async move {
+            let started = Instant::now();
+            let discovered = timeout(DISCOVERY_PATIENCE, discover(&pool, &group, &me, leaving))
+                .await
+                .unwrap_or(Err(CatalogError::Timeout(DISCOVERY_PATIENCE)));
+            histogram!(names::DISCOVERY_DURATION).record(started.elapsed());
+            drop(
+                answer
+                    .send(Answer::Discovered(leaving, discovered.map(Box::new)))
+                    .await,
+            );
+        });
+    }
+
+    pub(super) fn discovered(
+        &mut self,
+        leaving: bool,
+        discovered: Result<Box<Discovery>, CatalogError>,
+    ) {
+        self.looking.done(Instant::now());
+        match discovered {
+            Ok(discovery) => {
+                if self.discovery_failing {
+                    info!("looking at the fleet again");
+                }
+                self.discovery_failing = false;
+                self.parts.board.discovered();
+                let Discovery {
+                    wanted,
+                    specs,
+                    may_step_in,
+                    generation,
+                    drains,
+                    neighbour,
+                } = *discovery;
+                self.specs = specs;
+                self.drains = drains;
+                self.parts.neighbour.send_if_modified(|current| {
+                    let changed = *current != neighbour;
+                    *current = neighbour;
+                    changed
+                });
+                let acknowledged = self.acknowledged.max(generation);
+                let news = acknowledged != self.acknowledged || !self.drains.is_empty();
+                self.acknowledged = acknowledged;
+                self.step(Event::Discovered {
+                    wanted,
+                    may_step_in,
+                });
+                if news {
+                    self.beat();
+                }
+            }
+            Err(error) => {
+                if !self.discovery_failing {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "could not look at the fleet; trying again"
+                    );
+                }
+                self.discovery_failing = true;
+                self.look_in(Duration::from_millis(500));
+            }
+        }
+        // Whether or not we know who comes next, we go.
+        if leaving && self.leaving == Leaving::Looking {
+            self.leaving = Leaving::Yes;
+            self.step(Event::Leave);
+        }
+    }
+
+    /// Writes what we hold and what we have obeyed, and settles our drains once we are empty.
+    pub(super) fn beat(&mut self) {
+        // One at a time: an older one must never be written after a newer one.
+        if self.session.is_none() || !self.beating.begin(Instant::now(), BEAT) {
+            return;
+        }
+        let owned = self.ownership.owned();
+        gauge!(names::OWNED_PIPELINES).set(owned as f64);
+        self.parts.board.owned(owned);
+        let Some(session) = &self.session else { return };
+        let (pool, config) = (self.parts.services.pool.clone(), self.parts.config.clone());
+        let (incarnation, acknowledged) = (session.incarnation, self.acknowledged);
+        let answer = self.answer.clone();
+        let drains = if owned == 0 {
+            self.drains.clone()
+        } else {
+            Vec::new()
+        };
+        self.tasks.spawn(async move {
+            let written = async {
+                let mut connection =
+                    pool.acquire()
+                        .await
+                        .map_err(|source| CatalogError::Database {
+                            doing: "reporting to the catalog",
+                            source,
+                        })?;
+                agent_beat(
+                    &mut connection,
+                    &config.group,
+                    &config.name,
+                    incarnation,
+                    owned,
+                    acknowledged,
+                )
+                .await?;
+                for drain in drains {
+                    operation_settle(&mut connection, drain).await?;
+                }
+                Ok::<_, CatalogError>(())
+            };
+            match timeout(BEAT, written).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(
+                    error = &error as &dyn std::error::Error,
+                    "could not report to the catalog"
+                ),
+                Err(_) => debug!("could not report to the catalog in time"),
+            }
+            drop(answer.send(Answer::Beaten).await);
+        });
+    }
+}

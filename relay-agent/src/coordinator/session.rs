@@ -1,0 +1,123 @@
+//! The lock session: opened, lost, opened again, closed.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use tide_catalog::agents::agent_stopped;
+use tide_model::Incarnation;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{Answer, BEAT, Coordinator, Leaving, Session};
+use crate::{
+    locks::{self, Command, Established, SessionEnd},
+    metrics as names,
+    ownership::Event,
+};
+
+impl Coordinator {
+    pub(super) fn session_up(&mut self, (established, task): (Established, locks::Task)) {
+        let Established {
+            incarnation,
+            trust,
+            commands,
+        } = established;
+        info!(%incarnation, "lock session established");
+        gauge!(names::LOCK_SESSION_UP).set(1.0);
+        self.failures.reset();
+        self.parts.board.session(Some(trust.clone()));
+        self.session = Some(Session {
+            incarnation,
+            trust,
+            commands,
+        });
+        self.parts.reports.send_replace(Some(incarnation));
+        let answer = self.answer.clone();
+        self.tasks.spawn(async move {
+            let end = task.run().await;
+            // The coordinator is gone: nobody to tell.
+            drop(answer.send(Answer::SessionEnded(incarnation, end)).await);
+        });
+        self.step(Event::SessionUp);
+        self.look_in(Duration::ZERO);
+    }
+
+    pub(super) fn session_ended(&mut self, incarnation: Incarnation, end: &SessionEnd) {
+        if self
+            .session
+            .as_ref()
+            .is_none_or(|session| session.incarnation != incarnation)
+        {
+            return;
+        }
+        self.session = None;
+        self.parts.board.session(None);
+        self.parts.reports.send_replace(None);
+        gauge!(names::LOCK_SESSION_UP).set(0.0);
+        let SessionEnd::Lost(error) = end else { return };
+        warn!(
+            error = error as &dyn std::error::Error,
+            owned = self.ownership.owned(),
+            "lock session lost: everything stopped; opening a new one"
+        );
+        counter!(names::SESSION_LOSSES).increment(1);
+        for (pipeline, running) in std::mem::take(&mut self.running) {
+            running.stop.cancel();
+            self.parts.gauges.remove(&pipeline);
+            names::transition("session_lost");
+            gauge!(names::PIPELINE_HEALTHY, "pipeline" => pipeline.to_string()).set(0.0);
+        }
+        self.claims.clear();
+        self.step(Event::SessionLost);
+        // An agent that is leaving has nothing left to hold.
+        if self.leaving == Leaving::No {
+            self.open_session(Duration::ZERO);
+        }
+    }
+
+    pub(super) fn open_session(&mut self, delay: Duration) {
+        let (server, identity, lease) = (
+            self.parts.config.server.clone(),
+            self.parts.identity.clone(),
+            self.parts.config.lease,
+        );
+        let (answer, soft) = (self.answer.clone(), self.parts.soft.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = soft.cancelled() => return,
+                () = sleep(delay) => {}
+            }
+            let session = locks::open(&server, &identity, lease).await;
+            drop(answer.send(Answer::Session(session)).await);
+        });
+    }
+
+    /// Everything is given away: end the session, then say so.
+    pub(super) async fn finish(mut self) {
+        let incarnation = self.session.as_ref().map(|session| session.incarnation);
+        if let Some(session) = self.session.take() {
+            let (reply, closed) = oneshot::channel();
+            if session.commands.send(Command::Close(reply)).await.is_ok() {
+                drop(closed.await);
+            }
+        }
+        if let Some(incarnation) = incarnation {
+            let config = &self.parts.config;
+            let recorded = async {
+                let mut connection = self.parts.services.pool.acquire().await.ok()?;
+                agent_stopped(&mut connection, &config.group, &config.name, incarnation)
+                    .await
+                    .ok()
+            };
+            if timeout(BEAT, recorded).await.ok().flatten().is_none() {
+                debug!("could not record the stop");
+            }
+        }
+        gauge!(names::OWNED_PIPELINES).set(0.0);
+        self.parts.board.owned(0);
+        info!("everything handed over");
+    }
+}

@@ -1,0 +1,113 @@
+//! Live numbers of one running pipeline: written by its worker, sampled by metrics, probes and the
+//! reporter.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use tide_model::{Epoch, PipelineName, PipelineState, report::PipelineReport};
+use time::OffsetDateTime;
+
+use crate::wakeup::WakeupHandle;
+
+/// What one worker shows.
+#[derive(Debug)]
+pub(crate) struct Gauge {
+    epoch: Epoch,
+    outbox: String,
+    last_change_id: AtomicI64,
+    /// When the oldest message in hand was written, nanoseconds since 1970; 0 while there is none.
+    oldest_nanos: AtomicI64,
+    state: Mutex<(PipelineState, Option<String>)>,
+}
+
+impl Gauge {
+    pub(crate) fn new(epoch: Epoch, outbox: String, last_change_id: i64) -> Self {
+        Self {
+            epoch,
+            outbox,
+            last_change_id: AtomicI64::new(last_change_id),
+            oldest_nanos: AtomicI64::new(0),
+            state: Mutex::new((PipelineState::Starting, None)),
+        }
+    }
+
+    pub(crate) fn delivered(&self, last_change_id: i64) {
+        self.last_change_id.store(last_change_id, Ordering::Relaxed);
+    }
+
+    pub(crate) fn waits_since(&self, oldest: Option<OffsetDateTime>) {
+        let nanos = oldest.map_or(0, |oldest| oldest.unix_timestamp_nanos() as i64);
+        self.oldest_nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Sets the state; true if it is news.
+    pub(crate) fn set_state(&self, state: PipelineState, reason: Option<&str>) -> bool {
+        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = current.0 != state || current.1.as_deref() != reason;
+        if news {
+            *current = (state, reason.map(ToOwned::to_owned));
+        }
+        news
+    }
+
+    /// What to report. Lag in rows needs the outbox's head, which the probe knows.
+    pub(crate) fn report(&self, wakeups: &WakeupHandle, now: OffsetDateTime) -> PipelineReport {
+        let last_change_id = self.last_change_id.load(Ordering::Relaxed);
+        let oldest = self.oldest_nanos.load(Ordering::Relaxed);
+        let (state, reason) = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let behind = oldest != 0;
+        let head = wakeups.head(&self.outbox).unwrap_or(last_change_id);
+        let age = (now.unix_timestamp_nanos() - i128::from(oldest)).max(0) as f64 / 1e9;
+        PipelineReport {
+            epoch: self.epoch,
+            state,
+            reason,
+            last_change_id,
+            lag_rows: match (behind, state.is_healthy()) {
+                (true, _) => (head - last_change_id).max(1),
+                (false, true) => 0,
+                // It cannot even look; what was drawn since is the best that can be said.
+                (false, false) => (head - last_change_id).max(0),
+            },
+            lag_seconds: if behind { age } else { 0.0 },
+        }
+    }
+}
+
+/// The gauges of everything that runs. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gauges {
+    running: Arc<Mutex<BTreeMap<PipelineName, Arc<Gauge>>>>,
+}
+
+impl Gauges {
+    pub(crate) fn insert(&self, pipeline: PipelineName, gauge: Arc<Gauge>) {
+        self.lock().insert(pipeline, gauge);
+    }
+
+    pub(crate) fn remove(&self, pipeline: &PipelineName) {
+        self.lock().remove(pipeline);
+    }
+
+    /// Reports of everything that runs.
+    pub(crate) fn reports(&self, wakeups: &WakeupHandle) -> BTreeMap<PipelineName, PipelineReport> {
+        let now = OffsetDateTime::now_utc();
+        self.lock()
+            .iter()
+            .map(|(name, gauge)| (name.clone(), gauge.report(wakeups, now)))
+            .collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PipelineName, Arc<Gauge>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,284 @@
+//! The relay agent: one daemon a node, a fleet of them a database.
+//!
+//! ```text
+//! catalog ──▶ discovery ──▶ ownership ──▶ coordinator ──▶ workers ──▶ sinks
+//!    ▲            ▲              ▲            │              │
+//!    │         notices      lock session ◀────┘              │
+//!    └────────────────────── committer ◀─────────────────────┘
+//!                                         gauges ──▶ metrics, probes, reporter ──▶ control plane
+//! ```
+//!
+//! Data flows one way; the circle closes in PostgreSQL, never in a callback. An agent uses seven
+//! sessions: one for its locks, one to listen, one to watch its neighbour, four for everything
+//! else.
+
+pub mod args;
+pub mod config;
+pub mod status;
+
+mod committer;
+mod coordinator;
+mod crash_watch;
+mod discovery;
+mod gauge;
+mod health;
+mod locks;
+mod metrics;
+mod notices;
+mod ownership;
+mod reporter;
+mod sink;
+mod trust;
+mod wakeup;
+mod worker;
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use tide_catalog::{CatalogError, listener::Notice, schema};
+use tide_daemon::{
+    http::HttpServer,
+    lifecycle::{Exit, Lifecycle},
+    main_exit::Failure,
+    metrics::Metrics,
+};
+use tide_model::{AgentName, Incarnation};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use tracing::info;
+
+use crate::{
+    committer::CommitterHandle,
+    config::Config,
+    coordinator::{Coordinator, Parts, StartError},
+    gauge::Gauges,
+    health::{AgentProbes, Board},
+    locks::Identity,
+    reporter::Reporter,
+    wakeup::WakeupHandle,
+    worker::Services,
+};
+
+/// Sessions for reading, storing and looking around; the other three are in `lib.rs`'s diagram.
+const POOL: u32 = 4;
+
+/// Runs the agent until it is told to stop, and says how that went.
+pub async fn run(config: Config) -> Result<Exit, Failure> {
+    let lifecycle = Lifecycle::start(config.shutdown_timeout);
+    let recorder = Metrics::install().map_err(Failure::failed)?;
+    metrics::describe();
+    refuse_what_cannot_work(&config)
+        .await
+        .map_err(catalog_failure)?;
+    let endpoint = config.control_plane.as_deref().map(endpoint).transpose()?;
+    let http = HttpServer::bind(config.metrics_addr)
+        .await
+        .map_err(|error| {
+            Failure::failed(format!(
+                "could not serve metrics on {}: {error}",
+                config.metrics_addr
+            ))
+            .with_hint(Some(
+                "choose another address with --metrics-addr, or port 0 for any",
+            ))
+        })?;
+    let address = http.local_addr().map_err(Failure::failed)?;
+
+    lifecycle.tracker().spawn_blocking(sink::warm_up);
+    let (parts, ends) = wire(&config, address, &lifecycle);
+    let services = parts.services.clone();
+    let probes = AgentProbes {
+        board: parts.board.clone(),
+        gauges: parts.gauges.clone(),
+        wakeups: services.wakeups.clone(),
+        shown: Mutex::default(),
+    };
+    let reporter = |stop| {
+        endpoint.map(|endpoint| Reporter {
+            endpoint,
+            identity: parts.identity.clone(),
+            incarnation: ends.incarnation,
+            gauges: parts.gauges.clone(),
+            wakeups: services.wakeups.clone(),
+            nudges: ends.nudges,
+            stop,
+        })
+    };
+    let helpers = Helpers {
+        lifecycle: lifecycle.clone(),
+        stop: CancellationToken::new(),
+    };
+    let reporter = reporter(helpers.stop.clone());
+    let coordinator = Coordinator::start(parts).await.map_err(start_failure)?;
+    info!(agent = %config.name, group = %config.group, address = %address, "agent started");
+
+    lifecycle.spawn(
+        "http",
+        http.serve(recorder, Arc::new(probes), helpers.stop.clone()),
+    );
+    let Services {
+        group,
+        pool,
+        committer,
+        wakeups,
+    } = services;
+    helpers.finish("committer", |stop| {
+        committer.run(pool.clone(), group.clone(), stop)
+    });
+    helpers.finish("wake-up", |stop| wakeups.run(pool.clone(), stop));
+    helpers.drop_at_stop(
+        "listener",
+        notices::run(config.server.clone(), ends.notices),
+    );
+    let watch = crash_watch::run(config.server.clone(), group, ends.neighbour, ends.gone);
+    helpers.drop_at_stop("crash watch", watch);
+    if let Some(reporter) = reporter {
+        helpers.finish("reporter", |_| reporter.run());
+    }
+    let hard = lifecycle.hard();
+    lifecycle.spawn("coordinator", async move {
+        Box::pin(hard.run_until_cancelled(coordinator.run())).await;
+        helpers.stop.cancel();
+        Ok::<_, Infallible>(())
+    });
+    let exit = lifecycle.finish().await;
+    pool.close().await;
+    info!(?exit, "agent stopped");
+    Ok(exit)
+}
+
+/// The far ends of the coordinator's channels.
+struct Ends {
+    notices: mpsc::Sender<Notice>,
+    gone: mpsc::Sender<AgentName>,
+    nudges: mpsc::Sender<()>,
+    neighbour: watch::Receiver<Option<AgentName>>,
+    incarnation: watch::Receiver<Option<Incarnation>>,
+}
+
+/// Makes everything that the parts share.
+fn wire(config: &Config, address: SocketAddr, lifecycle: &Lifecycle) -> (Parts, Ends) {
+    let (notices_tx, notices) = mpsc::channel(256);
+    let (gone_tx, gone) = mpsc::channel(16);
+    let (nudges_tx, nudges) = mpsc::channel(4);
+    let (neighbour, neighbour_rx) = watch::channel(None);
+    let (reports, reports_rx) = watch::channel(None);
+    let identity = Identity {
+        group: config.group.clone(),
+        name: config.name.clone(),
+        weight: config.weight,
+        hostname: config::host_name().unwrap_or_else(|_| "unknown".to_owned()),
+        metrics_addr: Some(address.to_string()),
+    };
+    let parts = Parts {
+        config: config.clone(),
+        identity,
+        services: services(config),
+        gauges: Gauges::default(),
+        board: Board::new(),
+        notices,
+        gone,
+        nudges,
+        neighbour,
+        reports,
+        soft: lifecycle.soft(),
+    };
+    let ends = Ends {
+        notices: notices_tx,
+        gone: gone_tx,
+        nudges: nudges_tx,
+        neighbour: neighbour_rx,
+        incarnation: reports_rx,
+    };
+    (parts, ends)
+}
+
+fn start_failure(error: StartError) -> Failure {
+    match error {
+        StartError::Catalog(error) => catalog_failure(error),
+        error @ StartError::NameTaken { .. } => Failure::failed(error).with_hint(Some(
+            "give this agent another --name, or stop the other one",
+        )),
+    }
+}
+
+async fn refuse_what_cannot_work(config: &Config) -> Result<(), CatalogError> {
+    config.server.check().await?;
+    let mut connection = config.server.connect().await?;
+    schema::verify(&mut connection).await
+}
+
+fn catalog_failure(error: CatalogError) -> Failure {
+    let hint = error.hint();
+    Failure::failed(error).with_hint(hint)
+}
+
+fn services(config: &Config) -> Services {
+    let settings = [
+        // Positions and snapshots change every read, and the statistics of an outbox never fit
+        // its end: plans made for these very values, by index, are right every time.
+        ("plan_cache_mode", "force_custom_plan".to_owned()),
+        ("enable_seqscan", "off".to_owned()),
+        // A table that has no index to use is then planned at a cost that makes the server compile
+        // the statement: a tenth of a second of its processor for three rows.
+        ("jit", "off".to_owned()),
+        // A position that a server crash takes back costs a repetition, nothing else; claims,
+        // which must last, are written on the lock session.
+        ("synchronous_commit", "off".to_owned()),
+    ];
+    Services {
+        group: config.group.clone(),
+        pool: config.server.with_settings(&settings).pool(POOL),
+        committer: CommitterHandle::default(),
+        wakeups: WakeupHandle::default(),
+    }
+}
+
+/// Tasks that outlive the coordinator, so that the last positions are stored and the last metrics
+/// can be scraped.
+struct Helpers {
+    lifecycle: Lifecycle,
+    stop: CancellationToken,
+}
+
+impl Helpers {
+    /// Runs a task that ends by itself soon after it is told to.
+    fn finish<F>(&self, part: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.lifecycle
+            .spawn(part, infallible(task(self.stop.clone())));
+    }
+
+    /// Runs a task that has nothing to finish.
+    fn drop_at_stop(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.lifecycle.spawn(
+            part,
+            infallible(self.stop.clone().run_until_cancelled_owned(task)),
+        );
+    }
+}
+
+async fn infallible<T>(task: impl Future<Output = T>) -> Result<(), Infallible> {
+    task.await;
+    Ok(())
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, Failure> {
+    Endpoint::from_shared(url.to_owned())
+        .map(|endpoint| {
+            endpoint
+                .http2_keep_alive_interval(std::time::Duration::from_secs(10))
+                .keep_alive_timeout(std::time::Duration::from_secs(10))
+                .keep_alive_while_idle(true)
+        })
+        .map_err(|error| {
+            Failure::usage(format!("--control-plane {url}: {error}"))
+                .with_hint(Some("write it as http://HOST:PORT or https://HOST:PORT"))
+        })
+}

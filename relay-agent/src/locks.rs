@@ -1,0 +1,286 @@
+//! The task that owns the lock session: commands in, pings in between, loss as an event.
+//!
+//! Everything that touches the session goes through this one task, so a statement is never
+//! interrupted half-way and the order on the wire is the order of the commands. Each successful
+//! answer proves that the session stands and extends the [`Trust`] window from the moment at which
+//! the question was *sent*.
+//!
+//! **When this fails**
+//! - a statement fails because the session is broken, or gets no answer for three leases: the
+//!   session is given up, trust is revoked, and the coordinator hears of it. The server may keep
+//!   the old session for what is left of its lease; that is what the lease is for.
+//! - locking fails half-way (the server's lock table is full): the session is given up too, for
+//!   nobody knows which locks it took.
+//! - a claim fails for its own reasons (rights): the caller gets the error, and the locks are
+//!   given back.
+
+use std::{collections::BTreeMap, future::Future, time::Duration};
+
+use tide_catalog::{
+    CatalogError,
+    agents::{AgentRegistration, agent_register},
+    connection::Server,
+    listener::{RELEASED_PER_NOTICE, announce_released},
+    lock_session::LockSession,
+    offsets::{Claim, offsets_claim},
+};
+use tide_model::{AgentName, GroupName, Incarnation, PipelineName};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use crate::trust::{Trust, trusted_for};
+
+/// Who we are on a lock session.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) group: GroupName,
+    pub(crate) name: AgentName,
+    pub(crate) weight: u32,
+    pub(crate) hostname: String,
+    pub(crate) metrics_addr: Option<String>,
+}
+
+/// What can be asked of the task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Lock these as far as they are free, and claim everything of them that we hold.
+    Acquire(
+        Vec<PipelineName>,
+        oneshot::Sender<Result<Vec<Claim>, CatalogError>>,
+    ),
+    /// Unlock these and tell their successors.
+    Release(Vec<(PipelineName, Option<AgentName>)>, oneshot::Sender<()>),
+    /// End the session in good order.
+    Close(oneshot::Sender<()>),
+}
+
+/// A session that stands.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) trust: Trust,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+/// A session that could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error("another session holds the name {0}")]
+    NameTaken(AgentName),
+}
+
+/// Opens a session, locks our name on it and registers this run.
+pub(crate) async fn open(
+    server: &Server,
+    identity: &Identity,
+    lease: Duration,
+) -> Result<(Established, Task), OpenError> {
+    let mut session = LockSession::open(server, &identity.group, lease).await?;
+    if !session.lock_name(&identity.name).await? {
+        return Err(OpenError::NameTaken(identity.name.clone()));
+    }
+    let incarnation = Incarnation(uuid::Uuid::now_v7());
+    let registration = AgentRegistration {
+        group: identity.group.clone(),
+        name: identity.name.clone(),
+        incarnation,
+        backend_pid: session.backend_pid(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        hostname: identity.hostname.clone(),
+        process_id: std::process::id(),
+        metrics_addr: identity.metrics_addr.clone(),
+        weight: identity.weight,
+    };
+    agent_register(session.connection(), &registration).await?;
+    let asked = Instant::now();
+    session.ping().await?;
+    let trust = Trust::new(asked, asked + trusted_for(lease));
+    let (commands, inbox) = mpsc::channel(64);
+    let established = Established {
+        incarnation,
+        trust: trust.clone(),
+        commands,
+    };
+    let task = Task {
+        session,
+        identity: identity.clone(),
+        incarnation,
+        lease,
+        trust,
+        inbox,
+    };
+    Ok((established, task))
+}
+
+/// Owns the session. [`Task::run`] ends when the session does.
+pub(crate) struct Task {
+    session: LockSession,
+    identity: Identity,
+    incarnation: Incarnation,
+    lease: Duration,
+    trust: Trust,
+    inbox: mpsc::Receiver<Command>,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum SessionEnd {
+    /// We closed it.
+    Closed,
+    /// It broke.
+    Lost(CatalogError),
+}
+
+impl Task {
+    pub(crate) async fn run(mut self) -> SessionEnd {
+        let end = self.serve().await;
+        self.trust.revoke();
+        match end {
+            Ok(done) => {
+                // A failing goodbye frees the locks all the same.
+                drop(timeout(self.lease, self.session.close()).await);
+                // Nobody waits for it when the coordinator is gone.
+                done.send(()).unwrap_or_default();
+                SessionEnd::Closed
+            }
+            Err(error) => SessionEnd::Lost(error),
+        }
+    }
+
+    async fn serve(&mut self) -> Result<oneshot::Sender<()>, CatalogError> {
+        let mut pings = interval(self.lease / 3);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let command = tokio::select! {
+                biased;
+                command = self.inbox.recv() => command,
+                _ = pings.tick() => {
+                    let patience = self.patience();
+                    let asked = Instant::now();
+                    answered(patience, self.session.ping()).await?;
+                    self.extend(asked);
+                    continue;
+                }
+            };
+            match command {
+                Some(Command::Acquire(pipelines, reply)) => {
+                    let claims = self.acquire(&pipelines).await?;
+                    drop(reply.send(claims));
+                }
+                Some(Command::Release(pipelines, reply)) => {
+                    self.release(pipelines).await?;
+                    reply.send(()).unwrap_or_default();
+                }
+                Some(Command::Close(reply)) => return Ok(reply),
+                // The coordinator is gone; so is the reason for this session.
+                None => return Ok(oneshot::channel().0),
+            }
+        }
+    }
+
+    /// The outer error ends the session; the inner one is about these pipelines only.
+    async fn acquire(
+        &mut self,
+        pipelines: &[PipelineName],
+    ) -> Result<Result<Vec<Claim>, CatalogError>, CatalogError> {
+        let patience = self.patience();
+        let asked = Instant::now();
+        // A failure half-way leaves locks that nobody knows of, so only a new session is certain.
+        answered(patience, self.session.try_lock(pipelines)).await?;
+        self.extend(asked);
+        let held: Vec<PipelineName> = pipelines
+            .iter()
+            .filter(|name| self.session.held().contains(*name))
+            .cloned()
+            .collect();
+        if held.is_empty() {
+            return Ok(Ok(Vec::new()));
+        }
+        let Identity { group, name, .. } = &self.identity;
+        let claim = offsets_claim(
+            self.session.connection(),
+            group,
+            name,
+            self.incarnation,
+            &held,
+        );
+        let claims = match answered(patience, claim).await {
+            Ok(claims) => claims,
+            Err(error) if breaks_session(&error) => return Err(error),
+            Err(error) => {
+                answered(patience, self.session.unlock(&held)).await?;
+                return Ok(Err(error));
+            }
+        };
+        // Deleted while we locked it: nothing to own.
+        let gone: Vec<PipelineName> = held
+            .into_iter()
+            .filter(|name| !claims.iter().any(|claim| claim.pipeline == *name))
+            .collect();
+        if !gone.is_empty() {
+            answered(patience, self.session.unlock(&gone)).await?;
+        }
+        Ok(Ok(claims))
+    }
+
+    async fn release(
+        &mut self,
+        pipelines: Vec<(PipelineName, Option<AgentName>)>,
+    ) -> Result<(), CatalogError> {
+        let patience = self.patience();
+        let names: Vec<PipelineName> = pipelines.iter().map(|(name, _)| name.clone()).collect();
+        let asked = Instant::now();
+        answered(patience, self.session.unlock(&names)).await?;
+        self.extend(asked);
+        let mut successors: BTreeMap<AgentName, Vec<PipelineName>> = BTreeMap::new();
+        for (name, to) in pipelines {
+            if let Some(to) = to {
+                successors.entry(to).or_default().push(name);
+            }
+        }
+        for (to, names) in successors {
+            for names in names.chunks(RELEASED_PER_NOTICE) {
+                let announce =
+                    announce_released(self.session.connection(), &self.identity.group, &to, names);
+                answered(patience, announce).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn extend(&self, asked: Instant) {
+        self.trust.extend(asked + trusted_for(self.lease));
+    }
+
+    /// A stalled server costs a pause, not the session; one that is silent for this long is gone.
+    fn patience(&self) -> Duration {
+        self.lease * 3
+    }
+}
+
+async fn answered<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, CatalogError>>,
+) -> Result<T, CatalogError> {
+    timeout(patience, answer)
+        .await
+        .unwrap_or(Err(CatalogError::Timeout(patience)))
+}
+
+/// Whether the session is unusable after this error, as opposed to the statement only.
+fn breaks_session(error: &CatalogError) -> bool {
+    match error {
+        CatalogError::Database { source, .. } => source.as_database_error().is_none_or(|error| {
+            // 57P0x: the server ended the session (shutdown, pg_terminate_backend, idle timeout).
+            error
+                .code()
+                .is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
+        }),
+        CatalogError::Timeout(_) | CatalogError::Connect { .. } => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,150 @@
+//! Every metric of the agent: name, labels, meaning. `docs/metrics.md` lists the same.
+
+use std::time::Duration;
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+/// 1 while this agent runs the pipeline and messages flow, 0 while it runs it and they do not, or
+/// after it gave it away.
+pub(crate) const PIPELINE_HEALTHY: &str = "pg_tide_pipeline_healthy";
+/// Messages that the pipeline is behind.
+pub(crate) const CONSUMER_LAG: &str = "pg_tide_relay_consumer_lag";
+/// Age of the oldest message that waits.
+pub(crate) const CONSUMER_LAG_SECONDS: &str = "pg_tide_relay_consumer_lag_seconds";
+/// Pipelines that this agent holds.
+pub(crate) const OWNED_PIPELINES: &str = "pg_tide_relay_owned_pipelines";
+/// 1 while a control plane takes the agent's reports.
+pub(crate) const CONTROL_PLANE_CONNECTED: &str = "pg_tide_relay_control_plane_connected";
+/// 1 while the lock session stands.
+pub(crate) const LOCK_SESSION_UP: &str = "pg_tide_relay_lock_session_up";
+/// Messages that a sink has made durable.
+pub(crate) const MESSAGES_DELIVERED: &str = "pg_tide_relay_messages_delivered_total";
+/// Messages that a sink refused for good.
+pub(crate) const MESSAGES_DEAD_LETTERED: &str = "pg_tide_relay_messages_dead_lettered_total";
+/// Deliveries that failed, by disposition.
+pub(crate) const DELIVERY_FAILURES: &str = "pg_tide_relay_delivery_failures_total";
+/// Pipelines gained and lost, by reason.
+pub(crate) const OWNERSHIP_TRANSITIONS: &str = "pg_tide_relay_ownership_transitions_total";
+/// Writes that the catalog refused because a newer epoch exists.
+pub(crate) const FENCED_WRITES: &str = "pg_tide_relay_fenced_writes_total";
+/// How often publishing paused because the locks could not be proven.
+pub(crate) const TRUST_LAPSES: &str = "pg_tide_relay_trust_lapses_total";
+/// How often the lock session was lost.
+pub(crate) const SESSION_LOSSES: &str = "pg_tide_relay_session_losses_total";
+/// Time to deliver one batch.
+pub(crate) const DELIVERY_DURATION: &str = "pg_tide_relay_delivery_duration_seconds";
+/// Time to look at the fleet.
+pub(crate) const DISCOVERY_DURATION: &str = "pg_tide_relay_discovery_duration_seconds";
+/// From the notice that names us as successor to the first delivery attempt or idle read.
+pub(crate) const HANDOVER_GAP: &str = "pg_tide_relay_handover_gap_seconds";
+
+/// Why a pipeline came or went; a closed set.
+pub(crate) const TRANSITIONS: [&str; 6] = [
+    "acquired",
+    "restarted",
+    "released",
+    "fenced",
+    "failed",
+    "session_lost",
+];
+
+/// Describes every metric and registers those without labels at zero.
+pub(crate) fn describe() {
+    describe_gauge!(
+        PIPELINE_HEALTHY,
+        "1 while this agent runs the pipeline and messages flow"
+    );
+    describe_gauge!(
+        CONSUMER_LAG,
+        Unit::Count,
+        "messages that the pipeline is behind"
+    );
+    describe_gauge!(
+        CONSUMER_LAG_SECONDS,
+        Unit::Seconds,
+        "age of the oldest message that waits"
+    );
+    describe_gauge!(
+        OWNED_PIPELINES,
+        Unit::Count,
+        "pipelines that this agent holds"
+    );
+    describe_gauge!(
+        CONTROL_PLANE_CONNECTED,
+        "1 while a control plane takes the agent's reports"
+    );
+    describe_gauge!(LOCK_SESSION_UP, "1 while the lock session stands");
+    describe_counter!(
+        MESSAGES_DELIVERED,
+        Unit::Count,
+        "messages that a sink has made durable"
+    );
+    describe_counter!(
+        MESSAGES_DEAD_LETTERED,
+        Unit::Count,
+        "messages that a sink refused for good"
+    );
+    describe_counter!(
+        DELIVERY_FAILURES,
+        Unit::Count,
+        "deliveries that failed, by reason"
+    );
+    describe_counter!(
+        OWNERSHIP_TRANSITIONS,
+        Unit::Count,
+        "pipelines gained and lost, by reason"
+    );
+    describe_counter!(
+        FENCED_WRITES,
+        Unit::Count,
+        "writes refused because a newer epoch exists"
+    );
+    describe_counter!(
+        TRUST_LAPSES,
+        Unit::Count,
+        "pauses because the locks could not be proven"
+    );
+    describe_counter!(SESSION_LOSSES, Unit::Count, "losses of the lock session");
+    describe_histogram!(
+        DELIVERY_DURATION,
+        Unit::Seconds,
+        "time to deliver one batch"
+    );
+    describe_histogram!(
+        DISCOVERY_DURATION,
+        Unit::Seconds,
+        "time to look at the fleet"
+    );
+    describe_histogram!(
+        HANDOVER_GAP,
+        Unit::Seconds,
+        "planned hand-over: from the notice to running"
+    );
+    for reason in TRANSITIONS {
+        counter!(OWNERSHIP_TRANSITIONS, "reason" => reason).absolute(0);
+    }
+    for name in [FENCED_WRITES, TRUST_LAPSES, SESSION_LOSSES] {
+        counter!(name).absolute(0);
+    }
+    for name in [OWNED_PIPELINES, CONTROL_PLANE_CONNECTED, LOCK_SESSION_UP] {
+        gauge!(name).set(0.0);
+    }
+}
+
+pub(crate) fn transition(reason: &'static str) {
+    debug_assert!(
+        TRANSITIONS.contains(&reason),
+        "{reason} is in the closed set"
+    );
+    counter!(OWNERSHIP_TRANSITIONS, "reason" => reason).increment(1);
+}
+
+pub(crate) fn fenced_write() {
+    counter!(FENCED_WRITES).increment(1);
+}
+
+pub(crate) fn handover_gap(gap: Duration) {
+    histogram!(HANDOVER_GAP).record(gap);
+}

@@ -1,0 +1,85 @@
+//! How a failed delivery is judged. Every sink maps its errors to these three in one place.
+
+use std::{fmt, time::Duration};
+
+/// A delivery that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SinkError {
+    /// Not now: the same messages may be accepted later.
+    Transient {
+        /// So many messages from the start of the batch are durable.
+        delivered: usize,
+        /// What the sink said.
+        reason: String,
+        /// The sink asked for this much patience.
+        retry_after: Option<Duration>,
+    },
+    /// Never this message: the first that is not delivered.
+    Rejected {
+        /// So many messages before it are durable.
+        delivered: usize,
+        /// What the sink said.
+        reason: String,
+    },
+    /// Never any message, until somebody changes the configuration or what it points at.
+    Misconfigured {
+        /// So many messages from the start of the batch are durable.
+        delivered: usize,
+        /// What the sink said.
+        reason: String,
+    },
+}
+
+impl SinkError {
+    pub(crate) fn transient(reason: impl Into<String>) -> Self {
+        Self::Transient {
+            delivered: 0,
+            reason: reason.into(),
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn misconfigured(reason: impl Into<String>) -> Self {
+        Self::Misconfigured {
+            delivered: 0,
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn rejected(reason: impl Into<String>) -> Self {
+        Self::Rejected {
+            delivered: 0,
+            reason: reason.into(),
+        }
+    }
+
+    /// How many messages from the start of the batch are durable.
+    pub(crate) fn delivered(&self) -> usize {
+        match self {
+            Self::Transient { delivered, .. }
+            | Self::Rejected { delivered, .. }
+            | Self::Misconfigured { delivered, .. } => *delivered,
+        }
+    }
+
+    /// The same error, after `more` messages that were delivered before it.
+    pub(crate) fn after(mut self, more: usize) -> Self {
+        match &mut self {
+            Self::Transient { delivered, .. }
+            | Self::Rejected { delivered, .. }
+            | Self::Misconfigured { delivered, .. } => *delivered += more,
+        }
+        self
+    }
+}
+
+impl fmt::Display for SinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transient { reason, .. } | Self::Misconfigured { reason, .. } => {
+                f.write_str(reason)
+            }
+            Self::Rejected { reason, .. } => write!(f, "rejected: {reason}"),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Apache Kafka: the idempotent producer, keyed, with headers.
+//!
+//! All messages of a batch are handed to librdkafka at once and acknowledged one by one. The
+//! idempotent producer numbers them per partition, so the broker accepts no message before its
+//! predecessor: what is acknowledged of a partition is always a prefix. Messages never time out
+//! inside librdkafka, because one that does would be skipped over; the batch has a deadline
+//! instead, after which the producer is purged and replaced.
+
+mod judge;
+mod producer;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rdkafka::{
+    message::{Header, OwnedHeaders},
+    producer::{DeliveryFuture, FutureRecord},
+};
+use serde_json::{Map, Value};
+use tide_catalog::messages::Message;
+use tokio::time::{Instant, interval, sleep};
+
+use self::{judge::judge, producer::Connection};
+use super::{Batch, Context, Sink, SinkError, envelope};
+
+/// What the sink is opened from.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) brokers: String,
+    pub(crate) topic: String,
+    pub(crate) timeout: Duration,
+    pub(crate) properties: BTreeMap<String, String>,
+}
+
+pub(crate) struct KafkaSink {
+    settings: Settings,
+    /// None after a failure: the sequence numbers of a purged producer are worth nothing.
+    connection: Option<Connection>,
+}
+
+/// No broker at all for this long is a failure; a restart of one is not.
+const UNREACHABLE: Duration = Duration::from_secs(3);
+/// How often to look whether one can be reached.
+const LOOK: Duration = Duration::from_millis(100);
+/// librdkafka's queue is full; it empties at the speed of the network.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
+
+impl Sink for KafkaSink {
+    const KIND: &'static str = "kafka";
+    type Settings = Settings;
+
+    async fn open(settings: &Settings, _: &Context) -> Result<Self, SinkError> {
+        let connection = Connection::open(settings)?;
+        Ok(Self {
+            settings: settings.clone(),
+            connection: Some(connection),
+        })
+    }
+
+    async fn deliver(&mut self, context: &Context, batch: &Batch<'_>) -> Result<(), SinkError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.settings)?,
+        };
+        // Dropped unless disarmed below, be it by an error or because this future is dropped: then
+        // everything that is still queued is purged.
+        let attempt = connection.armed();
+        let deadline = Instant::now() + self.settings.timeout;
+        let mut acknowledgements = Vec::with_capacity(batch.messages.len());
+        let mut refused = None;
+        let mut value = Vec::new();
+        for message in batch.messages {
+            match enqueue(
+                &attempt,
+                &self.settings.topic,
+                context,
+                message,
+                &mut value,
+                deadline,
+            )
+            .await
+            {
+                Ok(acknowledgement) => acknowledgements.push(acknowledgement),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let mut delivered = 0;
+        for acknowledgement in acknowledgements {
+            let error = match self.acknowledged(acknowledgement, &attempt, deadline).await {
+                Ok(()) => {
+                    delivered += 1;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            return Err(error.after(delivered));
+        }
+        // What was refused before it left this process did not harm the producer.
+        self.connection = Some(attempt.disarmed());
+        refused.map_or(Ok(()), |error| Err(error.after(delivered)))
+    }
+
+    async fn close(self) {
+        // Everything that was delivered has been acknowledged: there is nothing to flush.
+    }
+}
+
+impl KafkaSink {
+    /// Waits for one message to be durable.
+    async fn acknowledged(
+        &self,
+        acknowledgement: DeliveryFuture,
+        attempt: &producer::Attempt,
+        deadline: Instant,
+    ) -> Result<(), SinkError> {
+        tokio::pin!(acknowledgement);
+        let mut looks = interval(LOOK);
+        loop {
+            let answer = tokio::select! {
+                biased;
+                answer = &mut acknowledgement => answer,
+                _ = looks.tick() => {
+                    let now = Instant::now();
+                    // A cluster that nobody answers for is no reason to wait for the deadline, which
+                    // whoever wants to stop or change this pipeline would have to wait for as well.
+                    let unreachable = attempt.unreachable_since().is_some_and(|since| now - since > UNREACHABLE);
+                    if !unreachable && now < deadline {
+                        continue;
+                    }
+                    let what = if unreachable {
+                        "no broker can be reached".to_owned()
+                    } else {
+                        format!("not acknowledged within {:?}", self.settings.timeout)
+                    };
+                    let complaint = attempt.last_error().map(|error| format!(": {error}"));
+                    return Err(SinkError::transient(what + &complaint.unwrap_or_default()));
+                }
+            };
+            return match answer {
+                Ok(Ok(_)) => {
+                    attempt.answered();
+                    Ok(())
+                }
+                Ok(Err((error, _))) => Err(judge(&error, attempt.last_error())),
+                Err(_) => Err(SinkError::transient("the producer was closed")),
+            };
+        }
+    }
+}
+
+async fn enqueue(
+    attempt: &producer::Attempt,
+    topic: &str,
+    context: &Context,
+    message: &Message,
+    value: &mut Vec<u8>,
+    deadline: Instant,
+) -> Result<DeliveryFuture, SinkError> {
+    value.clear();
+    envelope::write(value, context, message);
+    loop {
+        let mut record: FutureRecord<'_, str, [u8]> = FutureRecord::to(topic)
+            .payload(value.as_slice())
+            .headers(headers(context, message));
+        if let Some(key) = &message.key {
+            record = record.key(key);
+        }
+        context.may_publish()?;
+        match attempt.send(record) {
+            Ok(acknowledgement) => return Ok(acknowledgement),
+            Err(error) if judge::is_queue_full(&error) && Instant::now() < deadline => {
+                sleep(QUEUE_FULL_PAUSE).await;
+            }
+            Err(error) => return Err(judge(&error, attempt.last_error())),
+        }
+    }
+}
+
+/// The publisher's headers and ours, as Kafka headers: text as it is, everything else as JSON.
+fn headers(context: &Context, message: &Message) -> OwnedHeaders {
+    let merged: Map<String, Value> =
+        envelope::merged(&message.headers, envelope::own_headers(context));
+    let id = message.event_id.to_string();
+    let headers = OwnedHeaders::new_with_capacity(merged.len() + 1).insert(Header {
+        key: "tide-event-id",
+        value: Some(&id),
+    });
+    merged
+        .iter()
+        .fold(headers, |headers, (name, value)| match value {
+            Value::String(text) => headers.insert(Header {
+                key: name,
+                value: Some(text),
+            }),
+            Value::Null => headers.insert(Header {
+                key: name,
+                value: None::<&str>,
+            }),
+            other => headers.insert(Header {
+                key: name,
+                value: Some(&other.to_string()),
+            }),
+        })
+}

@@ -1,0 +1,151 @@
+//! librdkafka's producer, its settings, and what it complains about.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    error::KafkaError,
+    producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer, PurgeConfig},
+    types::RDKafkaErrorCode,
+};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{Settings, SinkError};
+use crate::sink::secret;
+
+/// A producer and its last complaint.
+pub(super) struct Connection {
+    producer: FutureProducer<Complaints>,
+    complaints: Complaints,
+}
+
+impl Connection {
+    /// Makes a producer. Brokers are contacted in the background.
+    pub(super) fn open(settings: &Settings) -> Result<Self, SinkError> {
+        let mut config = ClientConfig::new();
+        config
+            .set("client.id", "tide-agent")
+            .set("linger.ms", "1")
+            .set("compression.type", "none");
+        for (name, value) in &settings.properties {
+            config.set(name, secret::resolve(&format!("properties.{name}"), value)?);
+        }
+        config
+            .set("bootstrap.servers", &settings.brokers)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // Never: a message that times out is skipped, and its successors overtake it.
+            .set("message.timeout.ms", "0")
+            .set_log_level(RDKafkaLogLevel::Warning);
+        let complaints = Complaints::default();
+        let producer = config
+            .create_with_context(complaints.clone())
+            .map_err(|error| SinkError::misconfigured(error.to_string()))?;
+        Ok(Self {
+            producer,
+            complaints,
+        })
+    }
+
+    /// Begins an attempt that purges what it queued unless it succeeds.
+    pub(super) fn armed(self) -> Attempt {
+        *self.complaints.heard() = Heard::default();
+        Attempt {
+            connection: Some(self),
+        }
+    }
+}
+
+/// One batch on its way.
+pub(super) struct Attempt {
+    /// Present until disarmed.
+    connection: Option<Connection>,
+}
+
+impl Attempt {
+    /// Queues a message.
+    pub(super) fn send(
+        &self,
+        record: FutureRecord<'_, str, [u8]>,
+    ) -> Result<DeliveryFuture, KafkaError> {
+        match &self.connection {
+            Some(connection) => connection
+                .producer
+                .send_result(record)
+                .map_err(|(error, _)| error),
+            None => Err(KafkaError::Canceled),
+        }
+    }
+
+    /// What librdkafka last complained about during this attempt.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.connection.as_ref()?.complaints.heard().last.clone()
+    }
+
+    /// Since when no broker at all could be reached; none while one can, or may.
+    pub(super) fn unreachable_since(&self) -> Option<Instant> {
+        self.connection
+            .as_ref()?
+            .complaints
+            .heard()
+            .unreachable_since
+    }
+
+    /// A broker answered.
+    pub(super) fn answered(&self) {
+        if let Some(connection) = &self.connection {
+            connection.complaints.heard().unreachable_since = None;
+        }
+    }
+
+    /// Everything is acknowledged: the producer can be used again.
+    pub(super) fn disarmed(mut self) -> Connection {
+        self.connection
+            .take()
+            .expect("an attempt is disarmed once, by value")
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            connection
+                .producer
+                .purge(PurgeConfig::default().queue().inflight());
+        }
+    }
+}
+
+/// Keeps what a client complained about: the messages' own errors often only say "timed out".
+#[derive(Debug, Clone, Default)]
+struct Complaints {
+    heard: Arc<Mutex<Heard>>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    last: Option<String>,
+    unreachable_since: Option<Instant>,
+}
+
+impl Complaints {
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Complaints {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        debug!(?level, facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let mut heard = self.heard();
+        heard.last = Some(reason.to_owned());
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            heard.unreachable_since.get_or_insert_with(Instant::now);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Where messages go. One folder a sink, behind one trait; the worker knows no sink by name.
+
+mod envelope;
+mod error;
+mod file;
+mod kafka;
+mod null;
+mod secret;
+mod stdout;
+mod webhook;
+
+use std::{
+    future::Future,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use tide_catalog::messages::Message;
+use tide_model::{Epoch, GroupName, PipelineName, SinkSpec};
+use tokio::time::Instant;
+
+pub(crate) use self::error::SinkError;
+use crate::trust::Trust;
+
+/// What a sink may say about where a message comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) group: GroupName,
+    pub(crate) pipeline: PipelineName,
+    pub(crate) outbox: String,
+    /// Travels with every message, so that a consumer can refuse an older owner's.
+    pub(crate) epoch: Epoch,
+    pub(crate) trust: Trust,
+}
+
+impl Context {
+    /// The last look before an act that cannot be taken back.
+    pub(crate) fn may_publish(&self) -> Result<(), SinkError> {
+        if self.trust.is_open(Instant::now()) {
+            Ok(())
+        } else {
+            Err(SinkError::transient(
+                "the locks could not be proven any more",
+            ))
+        }
+    }
+}
+
+/// Messages to be delivered in this order; at least one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    pub(crate) messages: &'a [Message],
+    /// What is known to be durable should the delivery be dropped half-way.
+    pub(crate) progress: &'a Progress,
+}
+
+/// How many messages from the start of a batch are durable. A sink that delivers one by one counts
+/// here, so that a delivery that is dropped does not repeat what was acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(AtomicUsize);
+
+impl Progress {
+    pub(crate) fn reached(&self, delivered: usize) {
+        self.0.store(delivered, Ordering::Relaxed);
+    }
+
+    pub(crate) fn delivered(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The delivery contract.
+///
+/// - **Order**: messages of one key become visible downstream in the order of the batch.
+/// - **Durability**: `Ok` means that every message of the batch is durable downstream.
+/// - **Prefix**: an error says how many messages from the start are durable; the worker tries the
+///   rest again, so what came after the failure may be delivered twice and is never skipped.
+/// - **Identity**: a message carries the same event id on every delivery.
+/// - **Cancellation**: dropping the future of [`deliver`](Sink::deliver) publishes nothing more
+///   than what is on the wire; the batch is then in doubt and will be delivered again.
+/// - **Permission**: [`Context::may_publish`] is asked right before anything leaves the process.
+pub(crate) trait Sink: Sized + Send {
+    /// The word for it in metrics; the same as in `sink_type`.
+    const KIND: &'static str;
+    /// What it is opened from.
+    type Settings: Send + Sync;
+
+    /// Connects, as far as that makes sense before the first message.
+    fn open(
+        settings: &Self::Settings,
+        context: &Context,
+    ) -> impl Future<Output = Result<Self, SinkError>> + Send;
+
+    /// Delivers a batch.
+    fn deliver(
+        &mut self,
+        context: &Context,
+        batch: &Batch<'_>,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Lets go of everything. Nothing is delivered any more.
+    fn close(self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
+
+/// A sink that is about to be opened, so that the worker is compiled for each of them once.
+pub(crate) enum Open {
+    Stdout(()),
+    File(file::Settings),
+    Webhook(webhook::Settings),
+    Kafka(kafka::Settings),
+    Null(()),
+}
+
+pub(crate) use self::{
+    file::FileSink, kafka::KafkaSink, null::NullSink, stdout::StdoutSink, webhook::WebhookSink,
+};
+
+impl From<&SinkSpec> for Open {
+    fn from(spec: &SinkSpec) -> Self {
+        match spec.clone() {
+            SinkSpec::Stdout => Self::Stdout(()),
+            SinkSpec::File { path } => Self::File(file::Settings { path }),
+            SinkSpec::Webhook {
+                url,
+                headers,
+                timeout,
+                batch,
+            } => Self::Webhook(webhook::Settings {
+                url,
+                headers,
+                timeout,
+                batch,
+            }),
+            SinkSpec::Kafka {
+                brokers,
+                topic,
+                timeout,
+                properties,
+            } => Self::Kafka(kafka::Settings {
+                brokers,
+                topic,
+                timeout,
+                properties,
+            }),
+            SinkSpec::Null => Self::Null(()),
+        }
+    }
+}
+
+/// Makes what takes long and needs no settings, before a takeover has to wait for it. Blocks.
+pub(crate) fn warm_up() {
+    webhook::warm_up();
+}

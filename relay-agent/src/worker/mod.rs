@@ -1,0 +1,289 @@
+//! Runs one pipeline under one grant: read, deliver, store the position, again.
+//!
+//! ```text
+//!        open sink             batch delivered: position left with the committer
+//! start ──────────▶ running ◀─────────────────────────────────────────────────┐
+//!                     │  ▲                                                     │
+//!         sink fails  │  │ sink answers                 page of messages ──▶ deliver
+//!                     ▼  │                              (the next page is read meanwhile)
+//!                  retrying / misconfigured / paused (trust window closed)
+//! ```
+//!
+//! **Order of things.** A position is stored only after every message up to it is durable in the
+//! sink, so a crash repeats messages and never skips one. Publishing is permitted while the trust
+//! window is open, checked before each attempt; an attempt that is under way when the window
+//! closes is dropped.
+//!
+//! **When this fails**
+//! - the sink fails for now: the rest of the batch is tried again with growing delays.
+//! - the sink refuses one message for good: it goes to the dead letters, the rest goes on.
+//! - the configuration cannot work: nothing is tried until it changes, save for a look now and then.
+//! - the position is refused: a newer owner exists; stop at once.
+//! - the lock session is gone: stop at once, store nothing.
+
+mod deliver;
+mod read;
+
+use std::{sync::Arc, time::Duration};
+
+use tide_catalog::{PgPool, offsets::Claim};
+use tide_daemon::backoff::Backoff;
+use tide_model::{GroupName, PipelineSpec, PipelineState};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    committer::{CommitterHandle, Fenced, Positions},
+    discovery::Runnable,
+    gauge::Gauge,
+    ownership::WorkerEnd,
+    sink::{
+        Batch, Context, FileSink, KafkaSink, NullSink, Open, Progress, Sink, SinkError, StdoutSink,
+        WebhookSink,
+    },
+    trust::{Revoked, Trust},
+    wakeup::{Idle, WakeupHandle},
+};
+
+use self::read::Reader;
+
+/// The right to run one pipeline: a lock on a session that is still trusted, and its epoch. A
+/// worker cannot be built without one, and it cannot be copied.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) claim: Claim,
+    pub(crate) trust: Trust,
+}
+
+/// What all workers share.
+#[derive(Debug, Clone)]
+pub(crate) struct Services {
+    pub(crate) group: GroupName,
+    pub(crate) pool: PgPool,
+    pub(crate) committer: CommitterHandle,
+    pub(crate) wakeups: WakeupHandle,
+}
+
+/// Delays between attempts.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// How often a pipeline that cannot work is tried all the same: its cause may lie outside of it.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Why a worker stops in the middle of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interrupt {
+    Stop,
+    Revoked,
+    Fenced,
+}
+
+impl From<Fenced> for Interrupt {
+    fn from(_: Fenced) -> Self {
+        Self::Fenced
+    }
+}
+
+impl From<Revoked> for Interrupt {
+    fn from(_: Revoked) -> Self {
+        Self::Revoked
+    }
+}
+
+/// Runs a pipeline until it is stopped, revoked or fenced.
+pub(crate) async fn run(
+    grant: Grant,
+    runnable: Arc<Runnable>,
+    gauge: Arc<Gauge>,
+    services: Services,
+    stop: CancellationToken,
+) -> WorkerEnd {
+    let pipeline = grant.claim.pipeline.clone();
+    let epoch = grant.claim.epoch;
+    let positions = services.committer.positions(pipeline.clone(), epoch);
+    let status = Status {
+        gauge,
+        positions,
+        trust: grant.trust.clone(),
+        stop,
+    };
+    let end = match &runnable.spec {
+        Ok(spec) => run_valid(&grant, spec, &runnable, &services, status).await,
+        Err(error) => {
+            // Nothing to try until somebody changes the row, which restarts this worker.
+            warn!(pipeline.id = %pipeline, reason = %error, "pipeline is misconfigured");
+            let mut status = status;
+            status.set(PipelineState::Misconfigured, Some(&error.to_string()));
+            let interrupt = status.interrupted().await;
+            status.wind_up(interrupt).await
+        }
+    };
+    debug!(pipeline.id = %pipeline, %epoch, ?end, "worker ended");
+    end
+}
+
+async fn run_valid(
+    grant: &Grant,
+    spec: &PipelineSpec,
+    runnable: &Runnable,
+    services: &Services,
+    mut status: Status,
+) -> WorkerEnd {
+    let context = Context {
+        group: services.group.clone(),
+        pipeline: spec.name.clone(),
+        outbox: spec.outbox.clone(),
+        epoch: grant.claim.epoch,
+        trust: grant.trust.clone(),
+    };
+    let reader = Reader::new(services, runnable, spec, &grant.claim);
+    let status_ref = &mut status;
+    let interrupt = match Open::from(&spec.sink) {
+        Open::Stdout(settings) => {
+            run_with::<StdoutSink>(settings, &context, services, reader, status_ref).await
+        }
+        Open::File(settings) => {
+            run_with::<FileSink>(settings, &context, services, reader, status_ref).await
+        }
+        Open::Webhook(settings) => {
+            run_with::<WebhookSink>(settings, &context, services, reader, status_ref).await
+        }
+        Open::Kafka(settings) => {
+            run_with::<KafkaSink>(settings, &context, services, reader, status_ref).await
+        }
+        Open::Null(settings) => {
+            run_with::<NullSink>(settings, &context, services, reader, status_ref).await
+        }
+    };
+    status.wind_up(interrupt).await
+}
+
+/// Opens the sink, however long that takes, and delivers until interrupted.
+async fn run_with<S: Sink>(
+    settings: S::Settings,
+    context: &Context,
+    services: &Services,
+    mut reader: Reader,
+    status: &mut Status,
+) -> Interrupt {
+    let mut sink = match open_sink::<S>(&settings, context, status).await {
+        Ok(sink) => sink,
+        Err(interrupt) => return interrupt,
+    };
+    status.set(PipelineState::Running, None);
+    let mut delivery = deliver::Delivery {
+        context,
+        services,
+        status,
+        sink: &mut sink,
+    };
+    let interrupt = match delivery.run(&mut reader).await {
+        Ok(never) => match never {},
+        Err(interrupt) => interrupt,
+    };
+    sink.close().await;
+    interrupt
+}
+
+async fn open_sink<S: Sink>(
+    settings: &S::Settings,
+    context: &Context,
+    status: &mut Status,
+) -> Result<S, Interrupt> {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    loop {
+        status.trust.opened().await?;
+        let opened = tokio::select! {
+            biased;
+            interrupt = status.interrupted() => return Err(interrupt),
+            opened = S::open(settings, context) => opened,
+        };
+        match opened {
+            Ok(sink) => return Ok(sink),
+            Err(error) => {
+                let delay = status.failed(context, &error, &mut backoff);
+                status.pause(delay).await?;
+            }
+        }
+    }
+}
+
+/// What a worker shows, and what can interrupt it.
+struct Status {
+    gauge: Arc<Gauge>,
+    positions: Positions,
+    trust: Trust,
+    stop: CancellationToken,
+}
+
+impl Status {
+    fn set(&mut self, state: PipelineState, reason: Option<&str>) {
+        if self.gauge.set_state(state, reason) {
+            self.positions
+                .set_state(state, reason.map(ToOwned::to_owned));
+        }
+    }
+
+    /// Says what failed, once per change, and how long to wait before the next attempt.
+    fn failed(&mut self, context: &Context, error: &SinkError, backoff: &mut Backoff) -> Duration {
+        let reason = error.to_string();
+        let (state, delay) = match error {
+            SinkError::Misconfigured { .. } => (PipelineState::Misconfigured, LOOK_AGAIN),
+            SinkError::Transient { retry_after, .. } => (
+                PipelineState::Retrying,
+                backoff.next().max(retry_after.unwrap_or_default()),
+            ),
+            SinkError::Rejected { .. } => (PipelineState::Retrying, backoff.next()),
+        };
+        if self.gauge.set_state(state, Some(&reason)) {
+            warn!(pipeline.id = %context.pipeline, %state, reason, "delivery failed; trying again");
+            self.positions.set_state(state, Some(reason));
+        }
+        delay
+    }
+
+    fn recovered(&mut self, context: &Context) {
+        if self.gauge.set_state(PipelineState::Running, None) {
+            info!(pipeline.id = %context.pipeline, "delivering");
+            self.positions.set_state(PipelineState::Running, None);
+        }
+    }
+
+    /// Waits, unless interrupted.
+    async fn pause(&self, delay: Duration) -> Result<(), Interrupt> {
+        tokio::select! {
+            biased;
+            interrupt = self.interrupted() => Err(interrupt),
+            () = sleep(delay) => Ok(()),
+        }
+    }
+
+    /// Returns when the worker should stop, for whatever reason. Cancel-safe.
+    async fn interrupted(&self) -> Interrupt {
+        tokio::select! {
+            biased;
+            () = self.trust.revoked() => Interrupt::Revoked,
+            () = self.positions.fenced() => Interrupt::Fenced,
+            () = self.stop.cancelled() => Interrupt::Stop,
+        }
+    }
+
+    /// Stores what is left to be stored, if we still may.
+    async fn wind_up(mut self, interrupt: Interrupt) -> WorkerEnd {
+        match interrupt {
+            Interrupt::Revoked => WorkerEnd::Revoked,
+            Interrupt::Fenced => WorkerEnd::Fenced,
+            Interrupt::Stop => {
+                self.set(PipelineState::Stopped, None);
+                tokio::select! {
+                    biased;
+                    () = self.trust.revoked() => WorkerEnd::Revoked,
+                    flushed = self.positions.flushed() => match flushed {
+                        Ok(()) => WorkerEnd::Stopped,
+                        Err(Fenced) => WorkerEnd::Fenced,
+                    },
+                }
+            }
+        }
+    }
+}

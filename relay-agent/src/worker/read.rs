@@ -1,0 +1,128 @@
+//! Reads pages ahead of the delivery.
+
+use std::sync::Arc;
+
+use tide_catalog::{
+    CatalogError, PgPool,
+    messages::{Page, PageLimits, read_page, read_restored, rebase},
+    offsets::Claim,
+};
+use tide_model::{Cursor, PipelineSpec, Snapshot};
+use tokio::time::{Instant, timeout};
+use tracing::info;
+
+use super::{Idle, Runnable, Services, WakeupHandle};
+
+/// One read may take this long.
+const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// Where the next page begins. Runs ahead of the position that is stored.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pool: PgPool,
+    wakeups: WakeupHandle,
+    relation: String,
+    outbox: Arc<str>,
+    limits: PageLimits,
+    cursor: Cursor,
+    /// Position in the pass over what an old cluster left unread, while there is one.
+    restoring: Option<i64>,
+    looked: i64,
+    last_message: Instant,
+    last_read: Instant,
+}
+
+impl Reader {
+    pub(super) fn new(
+        services: &Services,
+        runnable: &Runnable,
+        spec: &PipelineSpec,
+        claim: &Claim,
+    ) -> Self {
+        Self {
+            pool: services.pool.clone(),
+            wakeups: services.wakeups.clone(),
+            relation: runnable.relation.clone(),
+            outbox: runnable.outbox.as_str().into(),
+            limits: PageLimits {
+                messages: spec.batch_size,
+                bytes: spec.batch_bytes,
+            },
+            cursor: claim.cursor.clone(),
+            restoring: claim.restored.then_some(0),
+            looked: 0,
+            last_message: Instant::now(),
+            last_read: Instant::now(),
+        }
+    }
+
+    /// The page after the one before. Not cancel-safe in effect only: a dropped read is repeated.
+    pub(super) async fn page(&mut self) -> Result<Page, CatalogError> {
+        let looked = self.wakeups.head(&self.outbox).unwrap_or(0);
+        let page = timeout(PATIENCE, self.read())
+            .await
+            .unwrap_or(Err(CatalogError::Timeout(PATIENCE)))?;
+        self.looked = looked.max(self.cursor.high);
+        self.last_read = Instant::now();
+        if !page.messages.is_empty() {
+            self.last_message = self.last_read;
+        }
+        Ok(page)
+    }
+
+    async fn read(&mut self) -> Result<Page, CatalogError> {
+        let mut connection =
+            self.pool
+                .acquire()
+                .await
+                .map_err(|source| CatalogError::Database {
+                    doing: "reading the outbox",
+                    source,
+                })?;
+        if let Some(position) = self.restoring {
+            let (messages, more) = read_restored(
+                &mut connection,
+                &self.relation,
+                &self.cursor,
+                position,
+                self.limits,
+            )
+            .await?;
+            let last = messages.last().map(|message| message.id);
+            if more {
+                self.restoring = last.or(Some(position));
+                return Ok(Page::restored(messages, self.cursor.clone(), None));
+            }
+            let before = self.cursor.clone();
+            self.cursor = rebase(&mut connection, &self.relation, &self.cursor).await?;
+            self.restoring = None;
+            info!(outbox = %self.outbox, high = self.cursor.high, "going on after a restore into another cluster");
+            return Ok(Page::restored(messages, before, Some(self.cursor.clone())));
+        }
+        let page = read_page(&mut connection, &self.relation, &self.cursor, self.limits).await?;
+        self.cursor = page.cursor.clone();
+        Ok(page)
+    }
+
+    /// Goes back: what was read ahead is read again.
+    pub(super) fn rewind(&mut self, to: Cursor) {
+        self.cursor = to;
+    }
+
+    /// Waits until there may be something to read. Cancel-safe.
+    pub(super) async fn idle(&self) {
+        let seen: Snapshot = match &self.cursor.snapshot {
+            Some(seen) => seen.clone(),
+            // Never read: there is nothing to wait for.
+            None => return,
+        };
+        let idle = Idle {
+            outbox: self.outbox.to_string(),
+            looked: self.looked,
+            seen,
+            last_message: self.last_message,
+            last_read: self.last_read,
+        };
+        self.wakeups.wait(idle).await;
+    }
+}

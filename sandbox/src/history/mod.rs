@@ -1,0 +1,97 @@
+//! The judge: what was committed against what was delivered, and why anything came twice. Pure.
+//!
+//! Per pipeline, [`check`] finds
+//! - **lost**: committed and never delivered;
+//! - **phantom**: delivered and never committed to the pipeline's outbox;
+//! - **altered**: delivered with another key, outbox or id than it was committed with, or had before;
+//! - **reordered**: a first delivery after one of a later message of its key, or a redelivery that
+//!   does not repeat a suffix: after a duplicate of number *s* that key must go on with *s + 1*,
+//!   *s + 2*, … (or go back again), never skip;
+//! - **duplicates**: deliveries of what was delivered before, each with its cause;
+//! - **stale epochs**: deliveries under a lower epoch than one seen before for that key, that is,
+//!   by a former owner, each with its cause.
+//!
+//! A cause is a [`Disturbance`] that reaches the pipeline and whose window holds the arrival; of
+//! several, the one that began last. Where the sink keeps no arrival times any disturbance that
+//! reaches the pipeline will do. Nothing excuses loss, phantoms or disorder. What a former owner
+//! still had on the wire may arrive between the deliveries of the new one: a stale duplicate is
+//! counted as stale and as a duplicate, and does not disturb the new owner's order.
+
+mod accounts;
+mod disturbance;
+mod key_order;
+mod pipeline;
+
+use std::collections::{BTreeMap, HashMap};
+
+use uuid::Uuid;
+
+use crate::{envelope::Delivery, publisher::Entry};
+
+pub use self::{
+    accounts::{Accounts, Finding, PipelineAccount, Tally, Verdict},
+    disturbance::{Cause, Disturbance, Explanation, Reach},
+};
+
+/// What arrived from one pipeline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stream {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The outbox that it reads.
+    pub outbox: String,
+    /// In the order of arrival.
+    pub deliveries: Vec<Delivery>,
+}
+
+impl Stream {
+    /// What arrived from a pipeline that reads this outbox.
+    pub fn new(
+        pipeline: impl Into<String>,
+        outbox: impl Into<String>,
+        deliveries: Vec<Delivery>,
+    ) -> Self {
+        Self {
+            pipeline: pipeline.into(),
+            outbox: outbox.into(),
+            deliveries,
+        }
+    }
+}
+
+/// Sorts what a shared sink got by the pipeline named in its headers.
+///
+/// Deliveries without that header go under the empty name.
+pub fn by_pipeline(deliveries: Vec<Delivery>) -> BTreeMap<String, Vec<Delivery>> {
+    deliveries
+        .into_iter()
+        .fold(BTreeMap::new(), |mut sorted, delivery| {
+            let pipeline = delivery.envelope.pipeline().unwrap_or_default().to_owned();
+            sorted
+                .entry(pipeline)
+                .or_insert_with(Vec::new)
+                .push(delivery);
+            sorted
+        })
+}
+
+/// Judges every stream against everything that was published.
+///
+/// Each stream must hold all deliveries of its pipeline since the first published message: the
+/// caller takes out of `published` what the pipeline was right not to deliver (dead letters, or
+/// what was published before it existed).
+pub fn check(published: &[Entry], streams: &[Stream], disturbances: &[Disturbance]) -> Accounts {
+    let published: HashMap<Uuid, &Entry> = published
+        .iter()
+        .map(|entry| (entry.event_id, entry))
+        .collect();
+    let judge = |stream| pipeline::judge(stream, &published, disturbances);
+    Accounts {
+        pipelines: streams.iter().map(judge).collect(),
+    }
+}
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,12 @@
+//! Every system scenario, in one program.
+
+mod bad_input;
+mod cursor;
+mod delivery;
+mod failover;
+mod fencing;
+mod hot_reload;
+mod planned;
+mod roles;
+mod seeds;
+mod tour;

@@ -1,0 +1,48 @@
+//! The harness of the system scenarios: a fleet in a sentence, real servers and real processes.
+//!
+//! A scenario reads GIVEN a fleet and load, WHEN something happens, THEN the accounts are clean:
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use tide_tests::{Fleet, FleetOptions};
+//!
+//! // GIVEN
+//! let mut fleet = Fleet::start(FleetOptions::default()).await?;
+//! fleet.add_file_pipelines(4).await?;
+//! fleet.wait_until_balanced().await?;
+//! fleet.publish().await?;
+//! // WHEN
+//! fleet.crash("relay-1").await?;
+//! // THEN
+//! let accounts = fleet.settle_and_check().await?;
+//! assert!(accounts.is_clean(), "{accounts}");
+//! # Ok(()) }
+//! ```
+//!
+//! [`Fleet::settle_and_check`] ends every scenario: it lets the writers finish, waits until
+//! everything is delivered, stops the agents in good order, so that nothing can come after, and
+//! judges what arrived. Nothing waits for a time: every wait is for a condition, and [`SOON`] only
+//! bounds it.
+//!
+//! | module | what it gives |
+//! | --- | --- |
+//! | [`fleet`] | PostgreSQL, agents, pipelines with something that reads what they deliver, load |
+//! | [`catalog`] | one connection to a catalog of one's own, for tests below the agents |
+//! | [`by_hand`] | messages published one by one, in an interleaving that the test chooses |
+//! | [`command`] | programs that run to their end: exit code and what they said |
+//! | [`scrape`] | metrics and probes over HTTP |
+//! | [`proof`] | comparisons that say what differed |
+
+pub mod by_hand;
+pub mod catalog;
+pub mod command;
+pub mod fleet;
+pub mod proof;
+pub mod scrape;
+
+use std::time::Duration;
+
+pub use self::fleet::{Fleet, FleetOptions, Network};
+
+/// How long anything may take that should happen at once. Only a failure ever waits this long.
+pub const SOON: Duration = Duration::from_secs(30);
