@@ -20,10 +20,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tide_model::{
-    OperationId, PipelineName,
+    OperationId, UnitName,
     operation::{Operation, OperationState},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
+};
 
 use self::teller::Teller;
 pub(crate) use self::verdict::subject;
@@ -38,6 +41,8 @@ use crate::{
 /// Pipelines that need an operator may be a moment of a rolling restart. After this long they are
 /// not, unless the operator has said how long to wait.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// However short the wait, the first look may take this long.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// Farther away than anybody waits, and still a moment that can be computed with.
 const NEVER: Duration = Duration::from_hours(24 * 365);
 
@@ -47,7 +52,7 @@ pub(crate) struct Follow {
     /// The operation.
     pub(crate) id: OperationId,
     /// The pipelines that it was planned to move, if that is known.
-    pub(crate) planned: Vec<PipelineName>,
+    pub(crate) planned: Vec<UnitName>,
     /// Stop watching after this; never if none.
     pub(crate) limit: Option<Duration>,
 }
@@ -104,11 +109,16 @@ pub(crate) async fn follow(
     let limit = started + follow.limit.unwrap_or(NEVER);
     let mut teller = Teller::new(context, follow.planned);
     let mut last: Option<OperationView> = None;
+    let looked = Notify::new();
     let watched = async {
         loop {
             let ended = match source.operation_watch(follow.id).await {
                 Ok(mut looks) => {
-                    let next = async || looks.next().await;
+                    let next = async || {
+                        let look = looks.next().await;
+                        looked.notify_one();
+                        look
+                    };
                     watch(next, follow.limit, &mut teller, &mut last).await
                 }
                 Err(error) => Err(error),
@@ -126,7 +136,11 @@ pub(crate) async fn follow(
         biased;
         () = listener.pressed() => Ok(End::Detached),
         ended = watched => ended,
-        () = sleep_until(limit) => Ok(End::LimitReached),
+        () = async {
+            sleep_until(limit).await;
+            // The shortest wait still says what it found.
+            drop(timeout(FIRST_LOOK, looked.notified()).await);
+        } => Ok(End::LimitReached),
     };
     teller.finish();
     let end = end.inspect_err(|_| goes_on(context, "operation", follow.id))?;

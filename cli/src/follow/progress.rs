@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tide_model::{
-    PipelineName,
+    UnitName,
     drain::{Progress as Going, Step},
 };
 
@@ -14,7 +14,7 @@ const SHOWN: usize = 20;
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// Every pipeline that ever belonged to it; none for those that only the plan names.
-    seen: BTreeMap<PipelineName, Option<Step>>,
+    seen: BTreeMap<UnitName, Option<Step>>,
     /// Whether there was a first look.
     looked: bool,
 }
@@ -30,7 +30,7 @@ pub(super) enum Change {
 
 impl Progress {
     /// Before the first look; `planned` are the pipelines that will move.
-    pub(super) fn new(planned: impl IntoIterator<Item = PipelineName>) -> Self {
+    pub(super) fn new(planned: impl IntoIterator<Item = UnitName>) -> Self {
         Self {
             seen: planned
                 .into_iter()
@@ -44,7 +44,7 @@ impl Progress {
     /// mentioned have left. What needs an operator comes first.
     pub(super) fn observe(&mut self, steps: &[Step]) -> Vec<Change> {
         self.looked = true;
-        let mut now: BTreeMap<&PipelineName, Step> = steps
+        let mut now: BTreeMap<&UnitName, Step> = steps
             .iter()
             .map(|step| (&step.pipeline, step.clone()))
             .collect();

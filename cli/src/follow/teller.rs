@@ -1,6 +1,6 @@
 //! Tells on stderr how an operation goes.
 
-use tide_model::{PipelineName, drain::Step};
+use tide_model::{UnitName, drain::Step};
 
 use super::progress::{Change, Progress};
 use crate::{
@@ -19,7 +19,7 @@ pub(super) struct Teller<'a> {
 
 impl<'a> Teller<'a> {
     /// Nothing is told yet.
-    pub(super) fn new(context: &'a Context, planned: Vec<PipelineName>) -> Self {
+    pub(super) fn new(context: &'a Context, planned: Vec<UnitName>) -> Self {
         Self {
             context,
             progress: Progress::new(planned),
