@@ -1,7 +1,7 @@
 //! Messages that a sink refused for good.
 
 use sqlx::PgConnection;
-use tide_model::{Epoch, GroupName, PipelineName};
+use tide_model::{Epoch, GroupName, UnitName};
 
 use crate::{CatalogError, error::Doing, messages::Message};
 
@@ -21,15 +21,15 @@ pub struct DeadLetter<'a> {
 pub async fn dead_letter_write(
     connection: &mut PgConnection,
     group: &GroupName,
-    pipeline: &PipelineName,
+    pipeline: &UnitName,
     epoch: Epoch,
     letter: &DeadLetter<'_>,
 ) -> Result<bool, CatalogError> {
     let owned: bool = sqlx::query_scalar(
         "-- dead_letter_write\n\
          WITH owned AS (\n\
-             SELECT o.relay_group_id, o.name, p.outbox FROM tide.relay_consumer_offsets o\n\
-             JOIN tide.pipelines p ON p.name = o.name\n\
+             SELECT o.relay_group_id, p.name, p.outbox FROM tide.relay_consumer_offsets o\n\
+             JOIN tide.pipelines p ON p.name = o.pipeline\n\
              WHERE o.relay_group_id = $1 AND o.name = $2 AND o.epoch = $3\n\
          ), written AS (\n\
              INSERT INTO tide.relay_dlq\n\

@@ -42,14 +42,15 @@ pub async fn read_view(
         Lag::Measure => {
             "-- fleet_status\n\
              SELECT name, outbox, sink_type, enabled, revision, weight, lock_key, owner, owner_pid, epoch,\n\
-                    last_change_id, lag_rows, lag_seconds, state, state_reason, state_since\n\
-             FROM tide.relay_status($1) ORDER BY name"
+                    last_change_id, lag_rows, lag_seconds, state, state_reason, state_since, reshard_to, settled\n\
+             FROM tide.relay_status($1)"
         }
         Lag::Skip => {
             "-- fleet_ownership\n\
              SELECT name, outbox, sink_type, enabled, revision, weight, lock_key, owner, owner_pid, epoch,\n\
-                    last_change_id, 0::bigint AS lag_rows, 0::float8 AS lag_seconds, state, state_reason, state_since\n\
-             FROM tide.relay_ownership($1) ORDER BY name"
+                    last_change_id, 0::bigint AS lag_rows, 0::float8 AS lag_seconds, state, state_reason, state_since,\n\
+                    reshard_to, settled\n\
+             FROM tide.relay_ownership($1)"
         }
     })
     .bind(group.as_str())
@@ -152,6 +153,8 @@ struct StatusRow {
     state: Option<String>,
     state_reason: Option<String>,
     state_since: Option<OffsetDateTime>,
+    reshard_to: Option<i32>,
+    settled: bool,
 }
 
 impl TryFrom<StatusRow> for PipelineRow {
@@ -183,6 +186,8 @@ impl TryFrom<StatusRow> for PipelineRow {
             state,
             state_reason: row.state_reason,
             state_since: row.state_since,
+            reshard_to: row.reshard_to.map(|shards| shards as u16),
+            settled: row.settled,
         })
     }
 }

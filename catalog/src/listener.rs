@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use sqlx::postgres::PgListener;
-use tide_model::{AgentName, GroupName, PipelineName};
+use tide_model::{AgentName, GroupName, UnitName};
 
 use crate::{CatalogError, connection::Server, error::Doing};
 
@@ -19,7 +19,7 @@ pub enum Notice {
     /// An agent lost its name lock.
     Gone(GroupName, AgentName),
     /// An owner released pipelines and names the agent that should take them.
-    Released(GroupName, AgentName, Vec<PipelineName>),
+    Released(GroupName, AgentName, Vec<UnitName>),
     /// The connection was lost and is back; anything may have been missed.
     Reconnected,
 }
@@ -66,9 +66,9 @@ pub async fn announce_released(
     connection: &mut sqlx::PgConnection,
     group: &GroupName,
     to: &AgentName,
-    pipelines: &[PipelineName],
+    pipelines: &[UnitName],
 ) -> Result<(), CatalogError> {
-    let names: Vec<&str> = pipelines.iter().map(PipelineName::as_str).collect();
+    let names: Vec<&str> = pipelines.iter().map(UnitName::as_str).collect();
     sqlx::query(
         "-- announce_released\n\
          SELECT pg_notify('tide_fleet',\n\

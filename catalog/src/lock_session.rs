@@ -12,7 +12,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use sqlx::{Connection, PgConnection};
-use tide_model::{AgentName, GroupName, PipelineName};
+use tide_model::{AgentName, GroupName, UnitName as PipelineName};
 
 use crate::{CatalogError, connection::Server, error::Doing};
 

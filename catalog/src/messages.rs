@@ -9,11 +9,11 @@
 
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
-use tide_model::{Cursor, Snapshot};
+use tide_model::{Cursor, Pass, Shard, Snapshot};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{CatalogError, error::Doing, fleet::parse};
+use crate::{CatalogError, catch_up, error::Doing, fleet::parse};
 
 /// One message as stored. Payload and headers stay text: most sinks pass them on unread.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -65,6 +65,22 @@ impl Page {
         }
     }
 
+    /// A page of `pass`; `complete` unless the limits left some of it behind.
+    fn of_pass(cursor: &Cursor, pass: &Pass, messages: Vec<Message>, complete: bool) -> Self {
+        let after = match messages.last() {
+            Some(last) if !complete => cursor.passing(last.id, pass.target.clone()),
+            _ => cursor.passed(),
+        };
+        Self {
+            messages,
+            cursor: after,
+            more: true,
+            before: cursor.clone(),
+            seen: pass.target.clone(),
+            provisional: false,
+        }
+    }
+
     /// The position to store once the first `delivered` messages are delivered; none if that does
     /// not move it. A page that moves nothing but the snapshot is not worth a write: reading again
     /// from the older snapshot finds the same.
@@ -102,21 +118,54 @@ pub struct PageLimits {
     pub bytes: usize,
 }
 
-/// Reads the page after `cursor` from the table `relation` (quoted, from the catalog).
+/// Where messages are read from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The outbox's table, quoted, from the catalog.
+    pub relation: String,
+    /// The shard whose messages are read; none for all messages.
+    pub shard: Option<Shard>,
+}
+
+impl Source {
+    /// `AND …`: only this shard's messages, in a statement that calls the outbox `m`.
+    pub(crate) fn only_ours(&self) -> String {
+        self.shard
+            .map_or_else(String::new, |Shard { index, count }| {
+                format!("AND tide.shard_of(m.key, m.id, {count}) = {index}")
+            })
+    }
+}
+
+/// Reads the page after `cursor`.
 pub async fn read_page(
     connection: &mut PgConnection,
-    relation: &str,
+    source: &Source,
     cursor: &Cursor,
     limits: PageLimits,
 ) -> Result<Page, CatalogError> {
     match (&cursor.pass, &cursor.snapshot) {
+        (Some(pass), _) if !cursor.origins.is_empty() => {
+            let (messages, complete) = catch_up::read(
+                connection,
+                source,
+                cursor,
+                Some(pass),
+                pass.position,
+                limits,
+            )
+            .await?;
+            Ok(Page::of_pass(cursor, pass, messages, complete))
+        }
         (Some(pass), Some(snapshot)) => {
+            let Source { relation, .. } = source;
+            let ours = source.only_ours();
             let sql = format!(
                 "-- read_pass\n\
-                 SELECT id, event_id, key, payload::text, headers::text, created_at FROM {relation}\n\
+                 SELECT id, event_id, key, payload::text, headers::text, created_at FROM {relation} m\n\
                  WHERE id > greatest($1, $6) AND id <= $2\n\
                    AND (xid = ANY ($3::text[]::xid8[]) OR xid >= $4::text::xid8)\n\
-                   AND pg_visible_in_snapshot(xid, $5::text::pg_snapshot)\n\
+                   AND pg_visible_in_snapshot(xid, $5::text::pg_snapshot) {ours}\n\
                  ORDER BY id LIMIT $7"
             );
             let query = sqlx::query(AssertSqlSafe(sql))
@@ -128,31 +177,25 @@ pub async fn read_page(
                 .bind(cursor.floor)
                 .bind(limits.messages as i64);
             let (messages, complete) = collect(query.fetch(connection), limits).await?;
-            let after = match messages.last() {
-                Some(last) if !complete || messages.len() == limits.messages => {
-                    cursor.passing(last.id, pass.target.clone())
-                }
-                _ => cursor.passed(),
-            };
-            Ok(Page {
-                messages,
-                cursor: after,
-                more: true,
-                before: cursor.clone(),
-                seen: pass.target.clone(),
-                provisional: false,
-            })
+            Ok(Page::of_pass(cursor, pass, messages, complete))
         }
-        _ => read_both_halves(connection, relation, cursor, limits).await,
+        _ => read_both_halves(connection, source, cursor, limits).await,
     }
 }
 
 async fn read_both_halves(
     connection: &mut PgConnection,
-    relation: &str,
+    source: &Source,
     cursor: &Cursor,
     limits: PageLimits,
 ) -> Result<Page, CatalogError> {
+    let Source { relation, shard } = source;
+    let ours = source.only_ours();
+    // A shard that has nothing new steps over what is new to others.
+    let newest = match shard {
+        Some(_) => format!("(SELECT max(id) FROM {relation})"),
+        None => "NULL::bigint".to_owned(),
+    };
     let sql = format!(
         "-- read_page\n\
          WITH late AS MATERIALIZED (\n\
@@ -160,12 +203,12 @@ async fn read_both_halves(
              UNION ALL\n\
              SELECT id FROM {relation} WHERE xid >= $3::text::xid8 AND id + 0 <= $1 AND id + 0 > $4\n\
          ), page AS (\n\
-             (SELECT m.* FROM {relation} m JOIN late USING (id) ORDER BY id LIMIT $5::bigint + 1)\n\
+             (SELECT m.* FROM {relation} m JOIN late USING (id) WHERE true {ours} ORDER BY id LIMIT $5::bigint + 1)\n\
              UNION ALL\n\
-             (SELECT m.* FROM {relation} m WHERE id > $1 ORDER BY id LIMIT $5)\n\
+             (SELECT m.* FROM {relation} m WHERE id > $1 {ours} ORDER BY id LIMIT $5)\n\
          )\n\
-         SELECT s.seen, p.id, p.event_id, p.key, p.payload::text, p.headers::text, p.created_at\n\
-         FROM (SELECT pg_current_snapshot()::text AS seen) s LEFT JOIN page p ON true ORDER BY p.id"
+         SELECT s.seen, s.newest, p.id, p.event_id, p.key, p.payload::text, p.headers::text, p.created_at\n\
+         FROM (SELECT pg_current_snapshot()::text AS seen, {newest} AS newest) s LEFT JOIN page p ON true ORDER BY p.id"
     );
     // Before the first read nothing can be late: high is 0, and ids start at 1.
     let (xips, xmax) = match &cursor.snapshot {
@@ -182,11 +225,13 @@ async fn read_both_halves(
     let mut rows = query.fetch(connection);
     let mut messages = Vec::new();
     let mut seen: Option<Snapshot> = None;
+    let mut newest: Option<i64> = None;
     let (mut bytes, mut late, mut read) = (0, 0, 0);
     while let Some(row) = rows.try_next().await.doing("reading the outbox")? {
         if seen.is_none() {
             let text: String = row.try_get("seen").doing("reading the outbox")?;
             seen = Some(parse("pg_current_snapshot()", "seen", &text)?);
+            newest = row.try_get("newest").doing("reading the outbox")?;
         }
         let Some(id) = row
             .try_get::<Option<i64>, _>("id")
@@ -206,11 +251,12 @@ async fn read_both_halves(
         seen.ok_or_else(|| CatalogError::inconsistent("pg_current_snapshot()", "seen", "no row"))?;
     let last = messages.last().map(|message| message.id);
     let late_left_behind = late > messages.len();
+    let more = read > messages.len() || messages.len() >= limits.messages;
     let after = match last {
         Some(last) if late_left_behind => cursor.passing(last, seen.clone()),
-        _ => cursor.advanced(last, seen.clone()),
+        _ if more => cursor.advanced(last, seen.clone()),
+        _ => cursor.advanced(last.max(newest), seen.clone()),
     };
-    let more = read > messages.len() || messages.len() >= limits.messages;
     Ok(Page {
         messages,
         cursor: after,
@@ -226,19 +272,26 @@ async fn read_both_halves(
 /// they still compare with the old snapshot; rows of the new cluster all have higher ids.
 pub async fn read_restored(
     connection: &mut PgConnection,
-    relation: &str,
+    source: &Source,
     cursor: &Cursor,
     position: i64,
     limits: PageLimits,
 ) -> Result<(Vec<Message>, bool), CatalogError> {
+    if !cursor.origins.is_empty() {
+        let (messages, complete) =
+            catch_up::read(connection, source, cursor, None, position, limits).await?;
+        return Ok((messages, !complete));
+    }
     let Some(snapshot) = &cursor.snapshot else {
         return Ok((Vec::new(), false));
     };
+    let Source { relation, .. } = source;
+    let ours = source.only_ours();
     let sql = format!(
         "-- read_restored\n\
-         SELECT id, event_id, key, payload::text, headers::text, created_at FROM {relation}\n\
+         SELECT id, event_id, key, payload::text, headers::text, created_at FROM {relation} m\n\
          WHERE id > greatest($1, $5) AND id <= $2\n\
-           AND (xid = ANY ($3::text[]::xid8[]) OR xid >= $4::text::xid8)\n\
+           AND (xid = ANY ($3::text[]::xid8[]) OR xid >= $4::text::xid8) {ours}\n\
          ORDER BY id LIMIT $6"
     );
     let query = sqlx::query(AssertSqlSafe(sql))
@@ -249,8 +302,7 @@ pub async fn read_restored(
         .bind(cursor.floor)
         .bind(limits.messages as i64);
     let (messages, complete) = collect(query.fetch(connection), limits).await?;
-    let more = !complete || messages.len() == limits.messages;
-    Ok((messages, more))
+    Ok((messages, !complete))
 }
 
 /// The cursor of this cluster, once [`read_restored`] has nothing more: rows that are plainly
@@ -310,14 +362,15 @@ fn xids(snapshot: &Snapshot) -> Vec<String> {
     snapshot.in_progress().iter().map(u64::to_string).collect()
 }
 
-/// Takes rows up to the limits; the flag says whether that was all of them.
-async fn collect(
+/// Takes rows up to the limits; the flag says whether that was certainly all of them.
+pub(crate) async fn collect(
     mut rows: impl futures_util::Stream<Item = Result<sqlx::postgres::PgRow, sqlx::Error>> + Unpin,
     limits: PageLimits,
 ) -> Result<(Vec<Message>, bool), CatalogError> {
     let mut messages = Vec::new();
-    let (mut bytes, mut complete) = (0, true);
+    let (mut bytes, mut read, mut complete) = (0, 0, true);
     while let Some(row) = rows.try_next().await.doing("reading the outbox")? {
+        read += 1;
         if bytes >= limits.bytes {
             complete = false;
             continue;
@@ -326,5 +379,5 @@ async fn collect(
         bytes += message.payload.len() + message.headers.len();
         messages.push(message);
     }
-    Ok((messages, complete))
+    Ok((messages, complete && read < limits.messages))
 }

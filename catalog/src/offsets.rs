@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, types::Json};
 use tide_model::{
-    AgentName, Cursor, Epoch, GroupName, Incarnation, Pass, PipelineName, PipelineState,
+    AgentName, Cursor, Epoch, GroupName, Incarnation, Origin, Pass, PipelineState, UnitName,
 };
 
 use crate::{CatalogError, error::Doing, fleet::parse};
@@ -14,7 +14,7 @@ use crate::{CatalogError, error::Doing, fleet::parse};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// The pipeline.
-    pub pipeline: PipelineName,
+    pub pipeline: UnitName,
     /// The owner's fencing token.
     pub epoch: Epoch,
     /// Where to go on.
@@ -30,12 +30,12 @@ pub async fn offsets_claim(
     group: &GroupName,
     agent: &AgentName,
     incarnation: Incarnation,
-    pipelines: &[PipelineName],
+    pipelines: &[UnitName],
 ) -> Result<Vec<Claim>, CatalogError> {
-    let names: Vec<&str> = pipelines.iter().map(PipelineName::as_str).collect();
+    let names: Vec<&str> = pipelines.iter().map(UnitName::as_str).collect();
     let rows: Vec<ClaimRow> = sqlx::query_as(
         "-- offsets_claim\n\
-         SELECT pipeline, claimed_epoch, high, seen, pass_target, pass_at, settled_floor, same_system\n\
+         SELECT pipeline, claimed_epoch, high, seen, pass_target, pass_at, settled_floor, old_positions, same_system\n\
          FROM tide.relay_claim($1, $2, $3, $4)",
     )
     .bind(group.as_str())
@@ -52,7 +52,7 @@ pub async fn offsets_claim(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advance {
     /// The pipeline.
-    pub pipeline: PipelineName,
+    pub pipeline: UnitName,
     /// The epoch that the writer owns it under.
     pub epoch: Epoch,
     /// How far it is delivered.
@@ -65,15 +65,16 @@ pub async fn offsets_advance(
     connection: &mut PgConnection,
     group: &GroupName,
     advances: &[Advance],
-) -> Result<BTreeSet<PipelineName>, CatalogError> {
+) -> Result<BTreeSet<UnitName>, CatalogError> {
     let accepted: Vec<String> = sqlx::query_scalar(
         "-- offsets_advance\n\
          UPDATE tide.relay_consumer_offsets o\n\
          SET last_change_id = a.high, snapshot = a.seen::pg_snapshot,\n\
              pass_snapshot = a.pass_target::pg_snapshot, pass_position = a.pass_at, floor_id = a.settled,\n\
+             origins = CASE WHEN a.catching_up THEN o.origins END,\n\
              system_identifier = (SELECT c.system_identifier FROM pg_control_system() c), updated_at = now()\n\
-         FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bigint[])\n\
-              AS a (name, epoch, high, seen, pass_target, pass_at, settled)\n\
+         FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::boolean[])\n\
+              AS a (name, epoch, high, seen, pass_target, pass_at, settled, catching_up)\n\
          WHERE o.relay_group_id = $1 AND o.name = a.name AND o.epoch = a.epoch AND o.last_change_id <= a.high\n\
          RETURNING o.name",
     )
@@ -85,6 +86,7 @@ pub async fn offsets_advance(
     .bind(column(advances, |a| a.cursor.pass.as_ref().map(|pass| pass.target.to_string())))
     .bind(column(advances, |a| a.cursor.pass.as_ref().map(|pass| pass.position)))
     .bind(column(advances, |a| a.cursor.floor))
+    .bind(column(advances, |a| !a.cursor.origins.is_empty()))
     .fetch_all(connection)
     .await
     .doing("storing positions")?;
@@ -98,7 +100,7 @@ pub async fn offsets_advance(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateChange {
     /// The pipeline.
-    pub pipeline: PipelineName,
+    pub pipeline: UnitName,
     /// The epoch that the writer owns it under.
     pub epoch: Epoch,
     /// What it is doing now.
@@ -145,6 +147,7 @@ struct ClaimRow {
     pass_target: Option<String>,
     pass_at: Option<i64>,
     settled_floor: i64,
+    old_positions: Option<Json<Vec<Origin>>>,
     same_system: bool,
 }
 
@@ -172,6 +175,10 @@ impl TryFrom<ClaimRow> for Claim {
                 snapshot,
                 pass,
                 floor: row.settled_floor,
+                origins: row
+                    .old_positions
+                    .map(|origins| origins.0)
+                    .unwrap_or_default(),
             },
             restored: !row.same_system,
         })

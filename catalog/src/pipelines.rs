@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection};
+use tide_model::{GroupName, PipelineName};
 
 use crate::{CatalogError, error::Doing};
 
@@ -91,6 +92,21 @@ pub async fn pipeline_delete(
         name,
     )
     .await
+}
+
+/// Gives a pipeline the number of shards that its configuration asks for; false while somebody
+/// still works by the old layout.
+pub async fn pipeline_reshard(
+    connection: &mut PgConnection,
+    group: &GroupName,
+    pipeline: &PipelineName,
+) -> Result<bool, CatalogError> {
+    sqlx::query_scalar("-- pipeline_reshard\nSELECT tide.relay_reshard($1, $2)")
+        .bind(group.as_str())
+        .bind(pipeline.as_str())
+        .fetch_one(connection)
+        .await
+        .doing("changing the number of shards")
 }
 
 async fn by_name(

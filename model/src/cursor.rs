@@ -15,6 +15,13 @@
 //! After a dump and restore, transaction ids of the rows belong to another cluster. The cursor
 //! then delivers what its old snapshot had not seen below `high`, settles everything up to a
 //! `floor`, and goes on with snapshots of the new cluster (see [`Cursor::rebased`]).
+//!
+//! When a pipeline gets another number of shards, each new shard begins in a pass whose `S` is not
+//! one snapshot but one position of each former shard ([`Origin`]): what is left for it, up to the
+//! highest of them, is what its messages' former shards had not delivered. All messages of a key
+//! come from one former shard, so they are still delivered in the order of their commits.
+
+use serde::{Deserialize, Serialize};
 
 use crate::Snapshot;
 
@@ -29,6 +36,22 @@ pub struct Cursor {
     pub pass: Option<Pass>,
     /// Messages at or below were settled before a restore and are never late again.
     pub floor: i64,
+    /// Where the shards of the former layout stood, first to last, while their rest is delivered;
+    /// empty otherwise.
+    pub origins: Vec<Origin>,
+}
+
+/// Where one shard of a former layout stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The highest message id delivered.
+    pub high: i64,
+    /// The snapshot in which everything up to `high` was delivered; none before the first read.
+    pub snapshot: Option<Snapshot>,
+    /// The snapshot that a pass was about to deliver, if there was one.
+    pub pass_target: Option<Snapshot>,
+    /// How far it had come.
+    pub pass_position: Option<i64>,
 }
 
 /// A pass over more late messages than one page holds.
@@ -48,6 +71,7 @@ impl Cursor {
             snapshot: None,
             pass: None,
             floor: 0,
+            origins: Vec::new(),
         }
     }
 
@@ -61,6 +85,7 @@ impl Cursor {
             snapshot: Some(seen),
             pass: None,
             floor: self.floor,
+            origins: Vec::new(),
         }
     }
 
@@ -82,9 +107,11 @@ impl Cursor {
             .map(|pass| pass.target.clone())
             .or(self.snapshot.clone());
         Self {
+            high: self.high,
             snapshot,
             pass: None,
-            ..*self
+            floor: self.floor,
+            origins: Vec::new(),
         }
     }
 
@@ -97,6 +124,7 @@ impl Cursor {
             snapshot: Some(seen),
             pass: None,
             floor,
+            origins: Vec::new(),
         }
     }
 }

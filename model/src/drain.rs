@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentName, PipelineName, PipelineState, assign,
+    AgentName, PipelineState, UnitName, assign,
     assignment::Reason,
     fleet::DatabaseView,
     operation::{Move, Operation, OperationKind},
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// The pipeline.
-    pub pipeline: PipelineName,
+    pub pipeline: UnitName,
     /// Who has it.
     pub from: Option<AgentName>,
     /// Who gets it.
@@ -54,7 +54,7 @@ impl Progress {
 }
 
 /// Pipelines that would have nowhere to go if `agent` were drained. Empty means: go ahead.
-pub fn drain_obstacles(view: &DatabaseView, agent: &AgentName) -> Vec<PipelineName> {
+pub fn drain_obstacles(view: &DatabaseView, agent: &AgentName) -> Vec<UnitName> {
     let units = view.units();
     let assigned = assign(&units, &view.candidates(Some(agent)));
     let mut stranded: Vec<_> = units

@@ -2,7 +2,9 @@
 //!
 //! Applications write **messages** into an **outbox**. A **pipeline** carries one outbox to one
 //! **sink**. **Agents** of one **group** share the pipelines out: each pipeline has one **owner**,
-//! who holds its lock and writes under its **epoch**. How far a pipeline got is its **cursor**.
+//! who holds its lock and writes under its **epoch**. How far a pipeline got is its **cursor**. A
+//! busy pipeline may be split into **shards** by key; what has a lock, an owner and a cursor is then
+//! each shard, and **unit** says either.
 //! Operators steer with **holds** (this agent takes no work) and **placements** (this pipeline
 //! belongs there), and what they asked for is an **operation**.
 //!
@@ -21,13 +23,15 @@ pub mod report;
 pub mod sink_spec;
 pub mod snapshot;
 pub mod state;
+pub mod unit;
 
 mod fields;
 
 pub use assignment::{Assignment, Candidate, Unit, assign};
-pub use cursor::{Cursor, Pass};
+pub use cursor::{Cursor, Origin, Pass};
 pub use name::{AgentName, Epoch, GroupName, Incarnation, InvalidName, OperationId, PipelineName};
 pub use pipeline::{PipelineSpec, SpecError};
 pub use sink_spec::SinkSpec;
 pub use snapshot::Snapshot;
 pub use state::PipelineState;
+pub use unit::{Shard, UnitName};

@@ -7,15 +7,26 @@ use uuid::Uuid;
 
 /// A name that the rules below do not admit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid {what} name {name:?}: use 1 to {max} characters, no spaces or control characters")]
+#[error("invalid {what} name {name:?}: {rule}")]
 pub struct InvalidName {
     what: &'static str,
     name: String,
-    max: usize,
+    rule: String,
+}
+
+impl InvalidName {
+    pub(crate) fn shard(name: String) -> Self {
+        let rule = "after # comes which shard of how many, such as orders#2/4".to_owned();
+        Self {
+            what: "pipeline",
+            name,
+            rule,
+        }
+    }
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $what:literal, $max:literal) => {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $max:literal, not $excluded:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -54,8 +65,10 @@ macro_rules! name {
             fn try_from(name: String) -> Result<Self, InvalidName> {
                 let fits = !name.is_empty()
                     && name.len() <= $max
-                    && !name.chars().any(|c| c.is_whitespace() || c.is_control());
-                if fits { Ok(Self(name)) } else { Err(InvalidName { what: $what, name, max: $max }) }
+                    && !name.chars().any(|c| c.is_whitespace() || c.is_control() || <[char]>::contains(&$excluded, &c));
+                if fits { return Ok(Self(name)); }
+                let rule = format!("use 1 to {} characters, no spaces or control characters", $max);
+                Err(InvalidName { what: $what, name, rule })
             }
         }
 
@@ -69,15 +82,15 @@ macro_rules! name {
 
 name!(
     /// One relay agent, unique within its group. Operators type it: `tidectl drain relay-2`.
-    AgentName, "agent", 128
+    AgentName, "agent", 128, not []
 );
 name!(
     /// One pipeline, unique in its database.
-    PipelineName, "pipeline", 128
+    PipelineName, "pipeline", 128, not ['#']
 );
 name!(
     /// A set of agents that share pipelines out among themselves (`--relay-group-id`).
-    GroupName, "group", 128
+    GroupName, "group", 128, not []
 );
 
 /// Fencing token: grows with every claim of any pipeline, never reused.

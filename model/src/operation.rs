@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{AgentName, OperationId, PipelineName};
+use crate::{AgentName, OperationId, UnitName};
 
 /// One operation, as recorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ impl Operation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
     /// The pipeline.
-    pub pipeline: PipelineName,
+    pub pipeline: UnitName,
     /// Its owner when the move was planned.
     pub from: Option<AgentName>,
     /// Where it should go.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::{PipelineName, SinkSpec, fields::Fields};
+use crate::{PipelineName, SinkSpec, fields::Fields, unit::MAX_SHARDS};
 
 /// A pipeline as an agent runs it.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +19,11 @@ pub struct PipelineSpec {
     pub batch_size: usize,
     /// A batch is cut once its payloads reach this many bytes; one larger message still goes alone.
     pub batch_bytes: usize,
-    /// Its share of an agent's capacity, relative to other pipelines.
+    /// Its share of an agent's capacity, relative to other pipelines; of a sharded one each
+    /// shard's.
     pub weight: u32,
+    /// Into how many shards it is split by key.
+    pub shards: u16,
 }
 
 /// Most messages a batch may hold.
@@ -42,6 +45,8 @@ impl PipelineSpec {
             .number("batch_bytes", 1, 256 << 20)?
             .unwrap_or(4 << 20) as usize;
         let weight = fields.number("weight", 1, MAX_WEIGHT)?.unwrap_or(1) as u32;
+        // The catalog reads it too: it decides what units there are.
+        let shards = fields.number("shards", 1, MAX_SHARDS.into())?.unwrap_or(1) as u16;
         // Read by the catalog when the pipeline is first claimed; checked here like every key.
         fields.choice("start", &[("earliest", ()), ("latest", ())])?;
         let sink = SinkSpec::parse(&mut fields)?;
@@ -53,6 +58,7 @@ impl PipelineSpec {
             batch_size,
             batch_bytes,
             weight,
+            shards,
         })
     }
 }
@@ -190,6 +196,10 @@ mod tests {
             (
                 json!({"sink_type": "null", "batch_size": 0}),
                 "key \"batch_size\" is 0, not a whole number from 1 to 10000",
+            ),
+            (
+                json!({"sink_type": "null", "shards": 65}),
+                "key \"shards\" is 65, not a whole number from 1 to 64",
             ),
             (
                 json!({"sink_type": "webhook", "url": "ftp://x"}),

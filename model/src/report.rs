@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use time::OffsetDateTime;
 
-use crate::{AgentName, Epoch, GroupName, Incarnation, PipelineName, PipelineState};
+use crate::{AgentName, Epoch, GroupName, Incarnation, PipelineState, UnitName};
 
 /// Identity of an agent's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct AgentReport {
     /// When the newest message arrived, on the receiver's clock.
     pub received_at: OffsetDateTime,
     /// The pipelines it runs.
-    pub pipelines: BTreeMap<PipelineName, PipelineReport>,
+    pub pipelines: BTreeMap<UnitName, PipelineReport>,
 }
 
 /// What an agent says about one pipeline that it runs.
@@ -53,13 +53,13 @@ pub struct PipelineReport {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReportMessage {
     /// All pipelines it runs; whatever was known before is replaced.
-    Snapshot(BTreeMap<PipelineName, PipelineReport>),
+    Snapshot(BTreeMap<UnitName, PipelineReport>),
     /// Pipelines that changed, and pipelines that it no longer runs.
     Delta {
         /// New or changed.
-        changed: BTreeMap<PipelineName, PipelineReport>,
+        changed: BTreeMap<UnitName, PipelineReport>,
         /// No longer run.
-        removed: Vec<PipelineName>,
+        removed: Vec<UnitName>,
     },
     /// Nothing changed; it is alive.
     Heartbeat,

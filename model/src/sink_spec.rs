@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use crate::{SpecError, fields::Fields};
+use crate::{Shard, SpecError, fields::Fields};
 
 /// Settings of one sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub enum SinkSpec {
     Stdout,
     /// JSON lines appended to a file.
     File {
-        /// The file; created if missing, its directory is not.
+        /// The file; created if missing, its directory is not. See [`SinkSpec::for_shard`].
         path: PathBuf,
     },
     /// HTTP POST.
@@ -51,6 +51,26 @@ const RESERVED_PROPERTIES: [&str; 6] = [
 ];
 
 impl SinkSpec {
+    /// The sink of one shard: a file of its own, because a file has one writer. `{shard}` in the
+    /// path becomes `2-of-4`; without it, `.2-of-4` is put behind.
+    #[must_use]
+    pub fn for_shard(&self, shard: Option<Shard>) -> Self {
+        let Self::File { path } = self else {
+            return self.clone();
+        };
+        let part = shard.map_or_else(
+            || "1-of-1".to_owned(),
+            |shard| format!("{}-of-{}", shard.index, shard.count),
+        );
+        let path = path.to_string_lossy();
+        let own = match shard {
+            _ if path.contains("{shard}") => path.replace("{shard}", &part),
+            None => path.into_owned(),
+            Some(_) => format!("{path}.{part}"),
+        };
+        Self::File { path: own.into() }
+    }
+
     pub(crate) fn parse(fields: &mut Fields) -> Result<Self, SpecError> {
         #[derive(Clone, Copy)]
         enum Kind {

@@ -2,10 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// `xmin:xmax:xip_list` as `pg_current_snapshot()` prints it.
 ///
 /// A transaction is visible in it when its id is below `xmax` and not in `in_progress`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Snapshot {
     xmin: u64,
     xmax: u64,
@@ -45,6 +48,20 @@ impl Snapshot {
     /// Whether a row written by transaction `xid` was visible.
     pub fn sees(&self, xid: u64) -> bool {
         xid < self.xmax && self.in_progress.binary_search(&xid).is_err()
+    }
+}
+
+impl TryFrom<String> for Snapshot {
+    type Error = InvalidSnapshot;
+
+    fn try_from(text: String) -> Result<Self, InvalidSnapshot> {
+        text.parse()
+    }
+}
+
+impl From<Snapshot> for String {
+    fn from(snapshot: Snapshot) -> Self {
+        snapshot.to_string()
     }
 }
 

@@ -15,7 +15,7 @@ use tide_catalog::{
     offsets::{Advance, StateChange, offsets_advance, offsets_set_state},
 };
 use tide_daemon::backoff::Backoff;
-use tide_model::{Cursor, Epoch, GroupName, PipelineName, PipelineState};
+use tide_model::{Cursor, Epoch, GroupName, PipelineState, UnitName as PipelineName};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},

@@ -1,27 +1,41 @@
 //! Looks at the fleet and at the catalog, and says what every enabled pipeline should look like.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tide_catalog::{
     CatalogError, PgPool,
     fleet::{Lag, read_view},
-    pipelines::pipeline_list,
+    pipelines::{StoredPipeline, pipeline_list, pipeline_reshard},
 };
 use tide_model::{
-    AgentName, GroupName, OperationId, PipelineName, PipelineSpec, SpecError, assign,
+    AgentName, GroupName, OperationId, PipelineName, PipelineSpec, SpecError, UnitName, assign,
     assignment::Admits,
     fleet::{DatabaseView, HoldKind},
 };
 
+use tracing::info;
+
 use crate::ownership::{Holder, Wanted};
+
+/// Somebody still works by an old layout. Whoever lets go of its last part looks at once; this is
+/// for owners that died.
+const OLD_LAYOUT_IN_USE: Duration = Duration::from_millis(100);
+/// A layout cannot change before its shards have caught up from the change before.
+const NOT_SETTLED: Duration = Duration::from_secs(1);
 
 /// What one look found.
 #[derive(Debug)]
 pub(crate) struct Discovery {
-    /// Every enabled pipeline, for the ownership machine.
-    pub(crate) wanted: BTreeMap<PipelineName, Wanted>,
+    /// Every enabled unit, for the ownership machine.
+    pub(crate) wanted: BTreeMap<UnitName, Wanted>,
     /// How to run each of them.
-    pub(crate) specs: BTreeMap<PipelineName, Arc<Runnable>>,
+    pub(crate) specs: BTreeMap<UnitName, Arc<Runnable>>,
+    /// Some pipeline's number of shards is about to change: look again after this long.
+    pub(crate) resharding: Option<Duration>,
     /// Whether our holds let us take work that nobody assigned to us.
     pub(crate) may_step_in: bool,
     /// The newest hold or placement that was taken into account.
@@ -58,38 +72,61 @@ pub(crate) async fn discover(
             doing: "looking at the fleet",
             source,
         })?;
-    let view = read_view(&mut connection, group, Lag::Skip).await?;
-    let stored = pipeline_list(&mut connection).await?;
-    let specs = stored
+    let mut view = read_view(&mut connection, group, Lag::Skip).await?;
+    let mut resharding = view.resharding();
+    if !resharding.is_empty() {
+        let mut changed = false;
+        for pipeline in std::mem::take(&mut resharding) {
+            if view.parts(&pipeline).any(|row| row.owner_pid.is_some())
+                || !pipeline_reshard(&mut connection, group, &pipeline).await?
+            {
+                resharding.insert(pipeline);
+            } else {
+                info!(pipeline.id = %pipeline, "changed the number of shards");
+                changed = true;
+            }
+        }
+        if changed {
+            view = read_view(&mut connection, group, Lag::Skip).await?;
+        }
+    }
+    let stored: BTreeMap<String, StoredPipeline> = pipeline_list(&mut connection)
+        .await?
         .into_iter()
-        .filter_map(|stored| {
-            // A name that the model refuses cannot come from the catalog's own functions.
-            let name: PipelineName = stored.name.parse().ok()?;
-            let spec = PipelineSpec::parse(name.clone(), stored.outbox.clone(), &stored.config);
-            Some((
-                name,
-                Arc::new(Runnable {
-                    relation: stored.relation,
-                    outbox: stored.outbox,
-                    spec,
-                }),
-            ))
+        .map(|stored| (stored.name.clone(), stored))
+        .collect();
+    let specs = view
+        .pipelines
+        .iter()
+        .filter_map(|row| {
+            let stored = stored.get(row.name.pipeline_str())?;
+            let pipeline = row.name.pipeline();
+            let spec = PipelineSpec::parse(pipeline, stored.outbox.clone(), &stored.config);
+            let runnable = Runnable {
+                relation: stored.relation.clone(),
+                outbox: stored.outbox.clone(),
+                spec,
+            };
+            Some((row.name.clone(), Arc::new(runnable)))
         })
         .collect();
-    Ok(digest(&view, specs, me, leaving))
+    Ok(digest(&view, specs, &resharding, me, leaving))
 }
 
 fn digest(
     view: &DatabaseView,
-    specs: BTreeMap<PipelineName, Arc<Runnable>>,
+    specs: BTreeMap<UnitName, Arc<Runnable>>,
+    resharding: &BTreeSet<PipelineName>,
     me: &AgentName,
     leaving: bool,
 ) -> Discovery {
+    // What is about to be split anew still counts for the balance, so that nothing else moves.
     let assignments = assign(&view.units(), &view.candidates(leaving.then_some(me)));
     let wanted = view
         .pipelines
         .iter()
         .filter(|row| row.enabled && specs.contains_key(&row.name))
+        .filter(|row| !resharding.contains(&row.name.pipeline()))
         .map(|row| {
             let assignee = assignments
                 .get(&row.name)
@@ -122,6 +159,17 @@ fn digest(
     Discovery {
         wanted,
         specs,
+        resharding: if !resharding.is_empty() {
+            Some(OLD_LAYOUT_IN_USE)
+        } else if view
+            .pipelines
+            .iter()
+            .any(|row| row.enabled && row.reshard_to.is_some())
+        {
+            Some(NOT_SETTLED)
+        } else {
+            None
+        },
         may_step_in: !leaving && view.admits(me) == Admits::All,
         generation: view.generation,
         drains,

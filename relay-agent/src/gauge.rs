@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use tide_model::{Epoch, PipelineName, PipelineState, report::PipelineReport};
+use tide_model::{Epoch, PipelineState, UnitName, report::PipelineReport};
 use time::OffsetDateTime;
 
 use crate::wakeup::WakeupHandle;
@@ -86,20 +86,20 @@ impl Gauge {
 /// The gauges of everything that runs. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gauges {
-    running: Arc<Mutex<BTreeMap<PipelineName, Arc<Gauge>>>>,
+    running: Arc<Mutex<BTreeMap<UnitName, Arc<Gauge>>>>,
 }
 
 impl Gauges {
-    pub(crate) fn insert(&self, pipeline: PipelineName, gauge: Arc<Gauge>) {
+    pub(crate) fn insert(&self, pipeline: UnitName, gauge: Arc<Gauge>) {
         self.lock().insert(pipeline, gauge);
     }
 
-    pub(crate) fn remove(&self, pipeline: &PipelineName) {
+    pub(crate) fn remove(&self, pipeline: &UnitName) {
         self.lock().remove(pipeline);
     }
 
     /// Reports of everything that runs.
-    pub(crate) fn reports(&self, wakeups: &WakeupHandle) -> BTreeMap<PipelineName, PipelineReport> {
+    pub(crate) fn reports(&self, wakeups: &WakeupHandle) -> BTreeMap<UnitName, PipelineReport> {
         let now = OffsetDateTime::now_utc();
         self.lock()
             .iter()
@@ -107,7 +107,7 @@ impl Gauges {
             .collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PipelineName, Arc<Gauge>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<UnitName, Arc<Gauge>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

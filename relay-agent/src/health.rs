@@ -14,7 +14,7 @@ use std::{
 use metrics::gauge;
 use serde_json::json;
 use tide_daemon::http::{Health, Probes};
-use tide_model::{PipelineName, report::PipelineReport};
+use tide_model::{UnitName, report::PipelineReport};
 use tokio::time::Instant;
 
 use crate::{gauge::Gauges, metrics as names, trust::Trust, wakeup::WakeupHandle};
@@ -80,7 +80,7 @@ pub(crate) struct AgentProbes {
     pub(crate) gauges: Gauges,
     pub(crate) wakeups: WakeupHandle,
     /// Pipelines whose lag was shown, so that it does not stand still after they went away.
-    pub(crate) shown: Mutex<BTreeSet<PipelineName>>,
+    pub(crate) shown: Mutex<BTreeSet<UnitName>>,
 }
 
 impl Probes for AgentProbes {
@@ -159,7 +159,7 @@ impl Probes for AgentProbes {
     }
 }
 
-fn record(pipeline: &PipelineName, healthy: bool, rows: f64, seconds: f64) {
+fn record(pipeline: &UnitName, healthy: bool, rows: f64, seconds: f64) {
     let label = pipeline.to_string();
     gauge!(names::PIPELINE_HEALTHY, "pipeline" => label.clone()).set(f64::from(u8::from(healthy)));
     gauge!(names::CONSUMER_LAG, "pipeline" => label.clone()).set(rows);

@@ -24,7 +24,7 @@ use tide_catalog::{
     lock_session::LockSession,
     offsets::{Claim, offsets_claim},
 };
-use tide_model::{AgentName, GroupName, Incarnation, PipelineName};
+use tide_model::{AgentName, GroupName, Incarnation, UnitName as PipelineName};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout},

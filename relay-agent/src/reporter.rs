@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, future::Future, time::Duration};
 use metrics::gauge;
 use tide_daemon::backoff::Backoff;
 use tide_model::{
-    Incarnation, PipelineName,
+    Incarnation, UnitName,
     report::{AgentIdentity, PipelineReport, ReportMessage},
 };
 use tide_proto::{
@@ -138,7 +138,7 @@ impl Reporter {
             .into_inner();
 
         let (mut heartbeat, mut lag) = (HEARTBEAT, LAG);
-        let mut sent: Option<BTreeMap<PipelineName, PipelineReport>> = None;
+        let mut sent: Option<BTreeMap<UnitName, PipelineReport>> = None;
         let (mut sent_at, mut lag_at) = (Instant::now(), Instant::now());
         let mut samples = interval(SAMPLE);
         samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -229,8 +229,8 @@ async fn within<T>(future: impl Future<Output = T>) -> Result<T, StreamError> {
 
 /// What changed: ownership and state always, mere progress only when its time has come.
 fn difference(
-    before: &BTreeMap<PipelineName, PipelineReport>,
-    now: &BTreeMap<PipelineName, PipelineReport>,
+    before: &BTreeMap<UnitName, PipelineReport>,
+    now: &BTreeMap<UnitName, PipelineReport>,
     with_lag: bool,
 ) -> Option<ReportMessage> {
     let changed: BTreeMap<_, _> = now

@@ -7,7 +7,7 @@ use tide_catalog::{
     messages::Message,
     offsets::{Advance, Claim, StateChange, offsets_advance, offsets_claim, offsets_set_state},
 };
-use tide_model::{Cursor, GroupName, Incarnation, PipelineName, PipelineState};
+use tide_model::{Cursor, GroupName, Incarnation, PipelineState, UnitName};
 use tide_tests::catalog::Catalog;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ fn group() -> GroupName {
     "default".parse().expect("the name is valid")
 }
 
-fn pipeline() -> PipelineName {
+fn pipeline() -> UnitName {
     "p".parse().expect("the name is valid")
 }
 

@@ -9,4 +9,5 @@ mod hot_reload;
 mod planned;
 mod roles;
 mod seeds;
+mod shards;
 mod tour;

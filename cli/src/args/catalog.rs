@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use tide_model::{AgentName, PipelineName};
+use tide_model::{AgentName, PipelineName, UnitName};
 use uuid::Uuid;
 
 use super::duration;
@@ -80,8 +80,8 @@ pub enum PipelineCommand {
     },
     /// Show one pipeline
     Show {
-        /// Its name
-        name: PipelineName,
+        /// Its name, or one shard's: orders#2/4
+        name: UnitName,
     },
     /// Let a pipeline run
     Enable {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use tide_model::{AgentName, OperationId, PipelineName};
+use tide_model::{AgentName, OperationId, UnitName};
 
 use super::duration;
 
@@ -53,7 +53,7 @@ pub struct UndrainArgs {
 #[derive(Debug, Args)]
 pub struct MoveArgs {
     /// The pipeline
-    pub pipeline: PipelineName,
+    pub pipeline: UnitName,
     /// The agent that shall own it
     #[arg(long, value_name = "AGENT")]
     pub to: AgentName,

@@ -2,7 +2,7 @@
 //! plane judges alike.
 
 use tide_model::{
-    AgentName, PipelineName,
+    AgentName, UnitName,
     assignment::Admits,
     drain,
     fleet::{DatabaseView, HoldKind},
@@ -32,7 +32,7 @@ pub(super) fn drainable(
     let begun = holds.any(|hold| hold.agent == *agent && hold.kind == HoldKind::Drain);
     let stranded = drain::drain_obstacles(view, agent);
     if stranding == Stranding::Refuse && !begun && !stranded.is_empty() {
-        let names: Vec<&str> = stranded.iter().map(PipelineName::as_str).collect();
+        let names: Vec<&str> = stranded.iter().map(UnitName::as_str).collect();
         return Err(CliError::Blocked {
             message: format!(
                 "draining {agent} would leave {} without an agent: {}",
@@ -48,11 +48,11 @@ pub(super) fn drainable(
 /// The move of a pipeline to an agent, if it may begin.
 pub(super) fn movable(
     view: &DatabaseView,
-    pipeline: &PipelineName,
+    pipeline: &UnitName,
     to: &AgentName,
 ) -> Result<Move, CliError> {
     let blocked = |message: String, hint: String| Err(CliError::Blocked { message, hint });
-    let Some(row) = view.pipeline(pipeline) else {
+    let Some(row) = view.pipeline_or_shard(pipeline) else {
         let known: Vec<&str> = view.pipelines.iter().map(|row| row.name.as_str()).collect();
         return Err(CliError::unknown(
             "pipeline",
@@ -165,6 +165,8 @@ mod tests {
                 state: None,
                 state_reason: None,
                 state_since: None,
+                reshard_to: None,
+                settled: true,
             }],
             agents: vec![agent("relay-1"), agent("relay-2")],
             holds: Vec::new(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tide_model::{
-    AgentName, OperationId, PipelineName,
+    AgentName, OperationId, UnitName,
     fleet::{AgentView, FleetView, PipelineView},
     operation::{Move, Operation},
 };
@@ -157,7 +157,7 @@ impl ControlPlane {
         }
     }
 
-    pub(super) async fn pipeline(&mut self, name: &PipelineName) -> Result<PipelineView, CliError> {
+    pub(super) async fn pipeline(&mut self, name: &UnitName) -> Result<PipelineView, CliError> {
         let call = self.fleet.get_pipeline(wire::GetPipelineRequest {
             name: name.to_string(),
         });
@@ -211,7 +211,7 @@ impl ControlPlane {
 
     pub(super) async fn move_pipeline(
         &mut self,
-        pipeline: &PipelineName,
+        pipeline: &UnitName,
         to: &AgentName,
         intent: &Intent,
     ) -> Result<Operation, CliError> {

@@ -11,7 +11,7 @@ use tide_catalog::{
     operations,
 };
 use tide_model::{
-    AgentName, GroupName, OperationId, PipelineName, drain,
+    AgentName, GroupName, OperationId, UnitName, drain,
     fleet::{AgentView, FleetView, PipelineView},
     operation::{Move, Operation, OperationState},
 };
@@ -98,7 +98,7 @@ impl Database {
         Ok(pipelines)
     }
 
-    pub(super) async fn pipeline(&mut self, name: &PipelineName) -> Result<PipelineView, CliError> {
+    pub(super) async fn pipeline(&mut self, name: &UnitName) -> Result<PipelineView, CliError> {
         let pipelines = self.fleet().await?.pipelines;
         let found = pipelines.iter().find(|pipeline| pipeline.name == *name);
         found.cloned().ok_or_else(|| {
@@ -154,7 +154,7 @@ impl Database {
 
     pub(super) async fn move_pipeline(
         &mut self,
-        pipeline: &PipelineName,
+        pipeline: &UnitName,
         to: &AgentName,
         intent: &Intent,
     ) -> Result<Operation, CliError> {

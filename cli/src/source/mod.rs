@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tide_model::{
-    AgentName, OperationId, PipelineName,
+    AgentName, OperationId, UnitName,
     drain::Step,
     fleet::{AgentView, FleetView, PipelineView},
     operation::{Move, Operation},
@@ -150,7 +150,7 @@ impl Source {
     }
 
     /// One pipeline.
-    pub async fn pipeline(&mut self, name: &PipelineName) -> Result<PipelineView, CliError> {
+    pub async fn pipeline(&mut self, name: &UnitName) -> Result<PipelineView, CliError> {
         ask!(self, it => it.pipeline(name))
     }
 
@@ -189,7 +189,7 @@ impl Source {
     /// Brings one pipeline to an agent.
     pub async fn move_pipeline(
         &mut self,
-        pipeline: &PipelineName,
+        pipeline: &UnitName,
         to: &AgentName,
         intent: &Intent,
     ) -> Result<Operation, CliError> {

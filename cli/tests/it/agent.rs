@@ -8,7 +8,7 @@ use tide_catalog::{
     lock_session::LockSession,
     offsets::{self, StateChange},
 };
-use tide_model::{AgentName, GroupName, Incarnation, PipelineName, PipelineState};
+use tide_model::{AgentName, GroupName, Incarnation, PipelineState, UnitName};
 use uuid::Uuid;
 
 use crate::fixture::Fixture;
@@ -113,6 +113,6 @@ impl StandIn {
     }
 }
 
-fn parsed(names: &[&str]) -> Vec<PipelineName> {
+fn parsed(names: &[&str]) -> Vec<UnitName> {
     names.iter().map(|name| name.parse().unwrap()).collect()
 }

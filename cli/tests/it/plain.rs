@@ -32,15 +32,16 @@ async fn a_mistyped_flag_is_a_usage_error_with_a_suggestion() {
 #[tokio::test]
 async fn it_knows_its_version_and_the_catalog_s() {
     let version = env!("CARGO_PKG_VERSION");
+    let catalog = tide_catalog::schema::version();
     run(&["version"])
         .await
         .expect(0)
-        .prints(&format!("tidectl {version} (catalog version 1)"));
+        .prints(&format!("tidectl {version} (catalog version {catalog})"));
     let json = run(&["version", "-o", "json"]).await.expect(0).stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(
         (json["version"].as_str(), json["catalog_version"].as_i64()),
-        (Some(version), Some(1))
+        (Some(version), Some(catalog))
     );
 }
 

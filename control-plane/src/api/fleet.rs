@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
-use tide_model::{AgentName, PipelineName, fleet::FleetView};
+use tide_model::{AgentName, UnitName, fleet::FleetView};
 use tide_proto::fleet::v1::{
     FleetDelta, GetAgentRequest, GetAgentResponse, GetFleetRequest, GetFleetResponse,
     GetPipelineRequest, GetPipelineResponse, ListAgentsRequest, ListAgentsResponse,
@@ -116,7 +116,7 @@ impl FleetService for FleetApi {
         &self,
         request: Request<GetPipelineRequest>,
     ) -> Result<Response<GetPipelineResponse>, Status> {
-        let name: PipelineName = parse("name", &request.get_ref().name)?;
+        let name: UnitName = parse("name", &request.get_ref().name)?;
         let view = self.fleet.view();
         let pipeline = view.pipelines.iter().find(|pipeline| pipeline.name == name);
         let pipeline = pipeline.ok_or_else(|| {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{Stream, stream};
 use tide_model::{
-    AgentName, OperationId, PipelineName,
+    AgentName, OperationId, UnitName,
     drain::Step,
     operation::{Move, Operation, OperationState},
 };
@@ -117,7 +117,7 @@ impl OperationService for OperationApi {
         request: Request<MoveRequest>,
     ) -> Result<Response<MoveResponse>, Status> {
         let request = request.into_inner();
-        let pipeline: PipelineName = parse("pipeline", &request.pipeline)?;
+        let pipeline: UnitName = parse("pipeline", &request.pipeline)?;
         let to: AgentName = parse("to", &request.to)?;
         let actor = actor(request.actor, request.reason)?;
         let deadline = deadline(request.deadline)?;

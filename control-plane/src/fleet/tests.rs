@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 use tide_model::{
-    AgentName, Epoch, Incarnation, PipelineName, PipelineState,
+    AgentName, Epoch, Incarnation, PipelineState, UnitName,
     fleet::{AgentRow, AgentState, AgentView, DatabaseView, FleetView, PipelineRow},
     report::{AgentIdentity, PipelineReport, ReportMessage},
 };
@@ -48,6 +48,8 @@ fn database(incarnation: Incarnation) -> Arc<DatabaseView> {
             state: Some(PipelineState::Running),
             state_reason: None,
             state_since: None,
+            reshard_to: None,
+            settled: true,
         }],
         agents: vec![AgentRow {
             name: agent,
@@ -76,7 +78,7 @@ fn identity(incarnation: Incarnation) -> AgentIdentity {
     }
 }
 
-fn pipelines(lag_rows: i64) -> BTreeMap<PipelineName, PipelineReport> {
+fn pipelines(lag_rows: i64) -> BTreeMap<UnitName, PipelineReport> {
     let report = PipelineReport {
         epoch: Epoch(7),
         state: PipelineState::Running,
@@ -275,10 +277,10 @@ fn reading_the_same_again_changes_nothing() {
 }
 
 /// Five pipelines, of which a message may mention any.
-fn any_pipelines() -> impl Strategy<Value = BTreeMap<PipelineName, PipelineReport>> {
+fn any_pipelines() -> impl Strategy<Value = BTreeMap<UnitName, PipelineReport>> {
     proptest::collection::btree_map(0_u8..5, (1_i64..4, 0_i64..100), 0..5).prop_map(|reports| {
         let one = |(number, (epoch, lag_rows))| {
-            let name: PipelineName = format!("pipeline-{number}").parse().unwrap();
+            let name: UnitName = format!("pipeline-{number}").parse().unwrap();
             let report = PipelineReport {
                 epoch: Epoch(epoch),
                 state: PipelineState::Running,
@@ -296,7 +298,7 @@ fn any_pipelines() -> impl Strategy<Value = BTreeMap<PipelineName, PipelineRepor
 fn any_message() -> impl Strategy<Value = ReportMessage> {
     let removed = proptest::collection::vec(0_u8..5, 0..3).prop_map(|numbers| {
         let name = |number| format!("pipeline-{number}").parse().unwrap();
-        numbers.into_iter().map(name).collect::<Vec<PipelineName>>()
+        numbers.into_iter().map(name).collect::<Vec<UnitName>>()
     });
     prop_oneof![
         any_pipelines().prop_map(ReportMessage::Snapshot),

@@ -12,7 +12,7 @@ use tide_catalog::{
     operations,
 };
 use tide_model::{
-    AgentName, OperationId, PipelineName,
+    AgentName, OperationId, UnitName,
     assignment::Admits,
     drain::{Step, drain_obstacles, drain_plan, rebalance_plan, steps},
     fleet::{DatabaseView, HoldKind},
@@ -91,7 +91,7 @@ impl Commands {
     /// Brings one pipeline to an agent.
     pub(crate) async fn move_pipeline(
         &self,
-        pipeline: &PipelineName,
+        pipeline: &UnitName,
         to: &AgentName,
         actor: &Actor,
         deadline: Option<Duration>,
@@ -273,10 +273,10 @@ fn admissible_drain(
 
 fn admissible_move(
     view: &DatabaseView,
-    pipeline: &PipelineName,
+    pipeline: &UnitName,
     to: &AgentName,
 ) -> Result<Move, CommandError> {
-    let Some(row) = view.pipeline(pipeline) else {
+    let Some(row) = view.pipeline_or_shard(pipeline) else {
         return Err(CommandError::UnknownPipeline(Unknown {
             name: pipeline.to_string(),
             known: view

@@ -1,7 +1,7 @@
 //! Why a command was refused.
 
 use tide_catalog::CatalogError;
-use tide_model::{AgentName, OperationId, PipelineName, operation::Move};
+use tide_model::{AgentName, OperationId, UnitName, operation::Move};
 
 /// A name that nobody has, and the names that there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(crate) enum CommandError {
         /// The agent to be drained.
         agent: AgentName,
         /// The pipelines, by name.
-        pipelines: Vec<PipelineName>,
+        pipelines: Vec<UnitName>,
     },
     /// The target of a move is not there.
     #[error("agent {0} is not running")]
@@ -40,7 +40,7 @@ pub(crate) enum CommandError {
     TakesNoWork(AgentName),
     /// The pipeline to be moved does not run anywhere.
     #[error("pipeline {0} is disabled")]
-    Disabled(PipelineName),
+    Disabled(UnitName),
     /// Nothing of a plan is left to be done.
     #[error("the plan is stale: {}", list(&stale_moves(.0)))]
     AllStale(Vec<Move>),

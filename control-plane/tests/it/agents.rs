@@ -17,11 +17,7 @@ use uuid::Uuid;
 
 use crate::world::{Locks, Reporter, SOON, World, hint, state_of};
 
-fn one(
-    name: &str,
-    epoch: Epoch,
-    lag_rows: i64,
-) -> BTreeMap<tide_model::PipelineName, PipelineReport> {
+fn one(name: &str, epoch: Epoch, lag_rows: i64) -> BTreeMap<tide_model::UnitName, PipelineReport> {
     let report = PipelineReport {
         epoch,
         state: PipelineState::Running,

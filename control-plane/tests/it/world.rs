@@ -10,7 +10,7 @@ use tide_catalog::{
 };
 use tide_control_plane::{ControlPlane, config::Config};
 use tide_daemon::{Exit, Lifecycle, LogFormat};
-use tide_model::{AgentName, Epoch, GroupName, Incarnation, PipelineName, fleet::FleetView};
+use tide_model::{AgentName, Epoch, GroupName, Incarnation, UnitName, fleet::FleetView};
 use tide_proto::{
     agent::v1::{
         ReportRequest, ReportResponse, agent_service_client::AgentServiceClient, report_request,
@@ -190,7 +190,7 @@ impl Locks {
 
     /// Takes pipelines and returns the epoch of the first.
     pub(crate) async fn take(&mut self, names: &[&str]) -> Result<Epoch> {
-        let names: Vec<PipelineName> = names
+        let names: Vec<UnitName> = names
             .iter()
             .map(|name| name.parse())
             .collect::<Result<_, _>>()?;
@@ -211,7 +211,7 @@ impl Locks {
 
     /// Gives everything away and says that it obeyed the newest intent.
     pub(crate) async fn obey_drain(&mut self) -> Result<()> {
-        let held: Vec<PipelineName> = self.session.held().iter().cloned().collect();
+        let held: Vec<UnitName> = self.session.held().iter().cloned().collect();
         if !held.is_empty() {
             self.session.unlock(&held).await?;
         }

@@ -14,14 +14,14 @@ use std::{
     collections::BTreeMap,
 };
 
-use crate::{AgentName, PipelineName};
+use crate::{AgentName, UnitName};
 
 /// A set of pipelines that share one advisory lock key, and so always move together. Nearly
 /// always it holds one; two names can hash alike.
 #[derive(Debug, Clone)]
 pub struct Unit {
     /// The pipelines, at least one.
-    pub pipelines: Vec<PipelineName>,
+    pub pipelines: Vec<UnitName>,
     /// Their summed weight.
     pub weight: u32,
     /// Who holds the lock now, among the live agents.
@@ -105,7 +105,7 @@ impl Bin<'_> {
 ///
 /// The order of `units` and `candidates` does not matter. Applying the result and assigning again
 /// changes nothing.
-pub fn assign(units: &[Unit], candidates: &[Candidate]) -> BTreeMap<PipelineName, Assignment> {
+pub fn assign(units: &[Unit], candidates: &[Candidate]) -> BTreeMap<UnitName, Assignment> {
     let mut bins = bins(candidates);
     let mut order: Vec<&Unit> = units.iter().collect();
     order.sort_by(|a, b| (Reverse(a.weight), &a.pipelines).cmp(&(Reverse(b.weight), &b.pipelines)));

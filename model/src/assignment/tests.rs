@@ -29,7 +29,7 @@ fn unit(index: usize, owner: Option<&str>) -> Unit {
 }
 
 /// The fleet after everything moved where it was assigned.
-fn applied(units: &[Unit], assigned: &BTreeMap<PipelineName, Assignment>) -> Vec<Unit> {
+fn applied(units: &[Unit], assigned: &BTreeMap<UnitName, Assignment>) -> Vec<Unit> {
     units
         .iter()
         .map(|unit| Unit {
@@ -41,14 +41,14 @@ fn applied(units: &[Unit], assigned: &BTreeMap<PipelineName, Assignment>) -> Vec
         .collect()
 }
 
-fn moves(units: &[Unit], assigned: &BTreeMap<PipelineName, Assignment>) -> usize {
+fn moves(units: &[Unit], assigned: &BTreeMap<UnitName, Assignment>) -> usize {
     units
         .iter()
         .filter(|unit| assigned.get(&unit.pipelines[0]).map(|a| &a.agent) != unit.owner.as_ref())
         .count()
 }
 
-fn loads(assigned: &BTreeMap<PipelineName, Assignment>) -> BTreeMap<&str, usize> {
+fn loads(assigned: &BTreeMap<UnitName, Assignment>) -> BTreeMap<&str, usize> {
     assigned
         .values()
         .fold(BTreeMap::new(), |mut loads, assignment| {

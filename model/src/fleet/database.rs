@@ -7,7 +7,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::{
     AgentName, Assignment, Candidate, Epoch, GroupName, Incarnation, OperationId, PipelineName,
-    PipelineState, Unit, assign, assignment::Admits,
+    PipelineState, Unit, UnitName, assign, assignment::Admits,
 };
 
 /// What PostgreSQL knows about one group at one moment.
@@ -17,23 +17,23 @@ pub struct DatabaseView {
     pub group: GroupName,
     /// When it was read, on the server's clock.
     pub taken_at: OffsetDateTime,
-    /// Every pipeline, by name.
+    /// Every pipeline, by name; of a sharded one every shard, in order.
     pub pipelines: Vec<PipelineRow>,
     /// Every agent that ever registered, by name.
     pub agents: Vec<AgentRow>,
     /// Holds that have not expired.
     pub holds: Vec<Hold>,
     /// Where operators want pipelines.
-    pub placements: BTreeMap<PipelineName, AgentName>,
+    pub placements: BTreeMap<UnitName, AgentName>,
     /// The newest hold or placement in it; agents acknowledge this number.
     pub generation: i64,
 }
 
-/// One pipeline in the database.
+/// One pipeline, or one shard of it, in the database.
 #[derive(Debug, Clone)]
 pub struct PipelineRow {
-    /// Its name.
-    pub name: PipelineName,
+    /// Its name: the pipeline's, or one of its shards'.
+    pub name: UnitName,
     /// The outbox it reads.
     pub outbox: String,
     /// `sink_type` as written; may be one that no agent knows.
@@ -64,6 +64,10 @@ pub struct PipelineRow {
     pub state_reason: Option<String>,
     /// Since when.
     pub state_since: Option<OffsetDateTime>,
+    /// How many shards its pipeline shall have, if that is another number than it has.
+    pub reshard_to: Option<u16>,
+    /// Whether its position can be taken over by another layout right now.
+    pub settled: bool,
 }
 
 /// One agent in the database.
@@ -190,12 +194,41 @@ impl DatabaseView {
     }
 
     /// Where every pipeline should be.
-    pub fn assignments(&self) -> BTreeMap<PipelineName, Assignment> {
+    pub fn assignments(&self) -> BTreeMap<UnitName, Assignment> {
         assign(&self.units(), &self.candidates(None))
     }
 
-    /// The row of one pipeline.
-    pub fn pipeline(&self, name: &PipelineName) -> Option<&PipelineRow> {
+    /// Enabled pipelines whose number of shards is about to change: nobody may work by the old
+    /// layout any more. One whose shards still catch up from an earlier change comes later.
+    pub fn resharding(&self) -> BTreeSet<PipelineName> {
+        let mut pipelines = BTreeMap::new();
+        for row in self.pipelines.iter().filter(|row| row.enabled) {
+            let due = row.reshard_to.is_some() && row.settled;
+            *pipelines.entry(row.name.pipeline_str()).or_insert(true) &= due;
+        }
+        let due = pipelines.into_iter().filter(|(_, due)| *due);
+        due.filter_map(|(name, _)| name.parse().ok()).collect()
+    }
+
+    /// Everything that a pipeline consists of: itself, or its shards.
+    pub fn parts(&self, pipeline: &PipelineName) -> impl Iterator<Item = &PipelineRow> {
+        self.pipelines
+            .iter()
+            .filter(|row| row.name.pipeline_str() == pipeline.as_str())
+    }
+
+    /// The row of one unit; for the name of a sharded pipeline its first shard's.
+    pub fn pipeline_or_shard(&self, name: &UnitName) -> Option<&PipelineRow> {
+        let first_shard = || {
+            self.pipelines
+                .iter()
+                .find(|row| row.name.pipeline_str() == name.as_str())
+        };
+        self.pipeline(name).or_else(first_shard)
+    }
+
+    /// The row of one unit.
+    pub fn pipeline(&self, name: &UnitName) -> Option<&PipelineRow> {
         self.pipelines.iter().find(|row| row.name == *name)
     }
 

@@ -13,7 +13,7 @@ use time::{Duration, OffsetDateTime};
 
 pub use self::database::{AgentRow, DatabaseView, Hold, HoldKind, PipelineRow};
 use crate::{
-    AgentName, Assignment, Epoch, GroupName, Incarnation, PipelineName, PipelineState,
+    AgentName, Assignment, Epoch, GroupName, Incarnation, PipelineState, UnitName,
     assignment::Admits, report::AgentReport,
 };
 
@@ -93,7 +93,7 @@ pub struct AgentView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PipelineView {
     /// Its name.
-    pub name: PipelineName,
+    pub name: UnitName,
     /// The outbox it reads.
     pub outbox: String,
     /// Where its messages go.
@@ -207,7 +207,7 @@ fn pipeline_view(
     row: &PipelineRow,
     database: &DatabaseView,
     reports: &BTreeMap<AgentName, AgentReport>,
-    assigned: &BTreeMap<PipelineName, Assignment>,
+    assigned: &BTreeMap<UnitName, Assignment>,
 ) -> PipelineView {
     // A report counts for a pipeline only under the epoch that the database knows: an older one
     // is from a former owner, whatever its arrival time.

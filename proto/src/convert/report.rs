@@ -1,7 +1,7 @@
 //! What agents report.
 
 use tide_model::{
-    Epoch, PipelineName, PipelineState,
+    Epoch, PipelineState, UnitName,
     report::{AgentIdentity, PipelineReport, ReportMessage},
 };
 
@@ -59,7 +59,7 @@ impl From<&AgentIdentity> for wire::Hello {
     }
 }
 
-fn pipeline_to_wire((name, report): (&PipelineName, &PipelineReport)) -> wire::PipelineReport {
+fn pipeline_to_wire((name, report): (&UnitName, &PipelineReport)) -> wire::PipelineReport {
     wire::PipelineReport {
         name: name.to_string(),
         epoch: report.epoch.0,
@@ -73,7 +73,7 @@ fn pipeline_to_wire((name, report): (&PipelineName, &PipelineReport)) -> wire::P
 
 fn pipeline_from_wire(
     report: wire::PipelineReport,
-) -> Result<(PipelineName, PipelineReport), InvalidField> {
+) -> Result<(UnitName, PipelineReport), InvalidField> {
     let name = parse("pipeline.name", &report.name)?;
     let state = state("pipeline.state", report.state)?
         .ok_or_else(|| InvalidField::missing("pipeline.state"))?;

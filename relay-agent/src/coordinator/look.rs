@@ -62,6 +62,7 @@ impl Coordinator {
                 let Discovery {
                     wanted,
                     specs,
+                    resharding,
                     may_step_in,
                     generation,
                     drains,
@@ -83,6 +84,9 @@ impl Coordinator {
                 });
                 if news {
                     self.beat();
+                }
+                if let Some(pace) = resharding {
+                    self.look_in(pace);
                 }
             }
             Err(error) => {

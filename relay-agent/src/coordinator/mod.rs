@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tide_catalog::{CatalogError, listener::Notice, offsets::Claim};
 use tide_daemon::backoff::Backoff;
-use tide_model::{AgentName, Incarnation, OperationId, PipelineName};
+use tide_model::{AgentName, Incarnation, OperationId, UnitName as PipelineName};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use metrics::gauge;
 use tide_catalog::{CatalogError, offsets::Claim};
-use tide_model::{AgentName, Incarnation, PipelineName};
+use tide_model::{AgentName, Incarnation, UnitName as PipelineName};
 use tokio::{sync::oneshot, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};

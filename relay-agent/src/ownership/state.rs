@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tide_model::{AgentName, Epoch, PipelineName};
+use tide_model::{AgentName, Epoch, UnitName as PipelineName};
 use tokio::time::Instant;
 
 /// What discovery says about one enabled pipeline.
@@ -179,13 +179,19 @@ impl Ownership {
             Event::Acquired { claimed, refused } => self.acquired(&claimed, refused, now),
             Event::WorkerEnded(pipeline, end) => self.worker_ended(&pipeline, end),
             Event::Released(pipelines) => {
+                // What is wanted in another layout waits for the last of its old owners.
+                let mut unwanted = false;
                 for pipeline in pipelines {
                     if self.phases.get(&pipeline) == Some(&Phase::Releasing) {
+                        unwanted |= !self.wanted.contains_key(&pipeline);
                         self.phases.insert(pipeline, IDLE);
                     }
                 }
                 self.forget_unwanted();
-                Vec::new()
+                let look = unwanted && self.session && !self.leaving;
+                look.then_some(Effect::LookAgainIn(Duration::ZERO))
+                    .into_iter()
+                    .collect()
             }
             Event::Leave => {
                 self.leaving = true;

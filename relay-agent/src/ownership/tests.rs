@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use tide_model::{AgentName, Epoch, PipelineName};
+use tide_model::{AgentName, Epoch, UnitName as PipelineName};
 use tokio::time::Instant;
 
 use super::{Effect, Event, Holder, Ownership, Wanted, WorkerEnd};

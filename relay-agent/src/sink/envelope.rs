@@ -87,21 +87,32 @@ fn headers(out: &mut Vec<u8>, context: &Context, headers: &str) {
     out.push(b'}');
 }
 
-/// The headers that Tide adds.
-pub(super) fn own_headers(context: &Context) -> [(&'static str, String); 3] {
-    [
+/// The headers that Tide adds. A sharded pipeline's say which shard, because each has epochs of its
+/// own.
+pub(super) fn own_headers(context: &Context) -> Vec<(&'static str, String)> {
+    let mut headers = vec![
         ("tide-group", context.group.to_string()),
-        ("tide-pipeline", context.pipeline.to_string()),
+        ("tide-pipeline", context.pipeline.pipeline_str().to_owned()),
         ("tide-epoch", context.epoch.to_string()),
-    ]
+    ];
+    headers.extend(
+        context
+            .pipeline
+            .shard()
+            .map(|shard| ("tide-shard", shard.to_string())),
+    );
+    headers
 }
 
 /// A publisher's headers with ours, as an object.
-pub(super) fn merged(headers: &str, own: [(&'static str, String); 3]) -> Map<String, Value> {
+pub(super) fn merged(headers: &str, own: Vec<(&'static str, String)>) -> Map<String, Value> {
     // The catalog admits objects only.
     let mut headers: Map<String, Value> = serde_json::from_str(headers).unwrap_or_default();
     headers.retain(|name, _| !name.starts_with("tide-"));
-    headers.extend(own.map(|(name, value)| (name.to_owned(), Value::String(value))));
+    headers.extend(
+        own.into_iter()
+            .map(|(name, value)| (name.to_owned(), Value::String(value))),
+    );
     headers
 }
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use tide_catalog::messages::Message;
-use tide_model::{Epoch, GroupName, PipelineName, SinkSpec};
+use tide_model::{Epoch, GroupName, SinkSpec, UnitName};
 use tokio::time::Instant;
 
 pub(crate) use self::error::SinkError;
@@ -25,7 +25,7 @@ use crate::trust::Trust;
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) group: GroupName,
-    pub(crate) pipeline: PipelineName,
+    pub(crate) pipeline: UnitName,
     pub(crate) outbox: String,
     /// Travels with every message, so that a consumer can refuse an older owner's.
     pub(crate) epoch: Epoch,

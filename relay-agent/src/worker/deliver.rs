@@ -98,6 +98,10 @@ impl<S: Sink> Delivery<'_, S> {
             match read {
                 Ok(page) if page.messages.is_empty() && !page.more => {
                     self.status.recovered(self.context);
+                    if let Some(position) = reader.stepped_over() {
+                        self.status.gauge.delivered(position.high);
+                        self.status.positions.advance(position)?;
+                    }
                     tokio::select! {
                         biased;
                         interrupt = self.status.interrupted() => return Err(interrupt),

@@ -131,14 +131,14 @@ async fn run_valid(
 ) -> WorkerEnd {
     let context = Context {
         group: services.group.clone(),
-        pipeline: spec.name.clone(),
+        pipeline: grant.claim.pipeline.clone(),
         outbox: spec.outbox.clone(),
         epoch: grant.claim.epoch,
         trust: grant.trust.clone(),
     };
     let reader = Reader::new(services, runnable, spec, &grant.claim);
     let status_ref = &mut status;
-    let interrupt = match Open::from(&spec.sink) {
+    let interrupt = match Open::from(&spec.sink.for_shard(grant.claim.pipeline.shard())) {
         Open::Stdout(settings) => {
             run_with::<StdoutSink>(settings, &context, services, reader, status_ref).await
         }

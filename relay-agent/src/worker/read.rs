@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tide_catalog::{
     CatalogError, PgPool,
-    messages::{Page, PageLimits, read_page, read_restored, rebase},
+    messages::{Page, PageLimits, Source, read_page, read_restored, rebase},
     offsets::Claim,
 };
 use tide_model::{Cursor, PipelineSpec, Snapshot};
@@ -16,12 +16,15 @@ use super::{Idle, Runnable, Services, WakeupHandle};
 /// One read may take this long.
 const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
+/// Steps over other shards' messages are stored this often at most.
+const STEP_PACE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Where the next page begins. Runs ahead of the position that is stored.
 #[derive(Debug)]
 pub(super) struct Reader {
     pool: PgPool,
     wakeups: WakeupHandle,
-    relation: String,
+    source: Source,
     outbox: Arc<str>,
     limits: PageLimits,
     cursor: Cursor,
@@ -30,6 +33,8 @@ pub(super) struct Reader {
     looked: i64,
     last_message: Instant,
     last_read: Instant,
+    /// The highest id whose position was given away to be stored, and when.
+    stored: (i64, Instant),
 }
 
 impl Reader {
@@ -42,7 +47,10 @@ impl Reader {
         Self {
             pool: services.pool.clone(),
             wakeups: services.wakeups.clone(),
-            relation: runnable.relation.clone(),
+            source: Source {
+                relation: runnable.relation.clone(),
+                shard: claim.pipeline.shard(),
+            },
             outbox: runnable.outbox.as_str().into(),
             limits: PageLimits {
                 messages: spec.batch_size,
@@ -53,7 +61,19 @@ impl Reader {
             looked: 0,
             last_message: Instant::now(),
             last_read: Instant::now(),
+            stored: (claim.cursor.high, Instant::now()),
         }
+    }
+
+    /// After an empty page: where a shard stands that stepped over what was others', if it is time
+    /// to store it. Reading from an older position finds the same, only later.
+    pub(super) fn stepped_over(&mut self) -> Option<Cursor> {
+        let (high, at) = self.stored;
+        if self.cursor.high <= high || at.elapsed() < STEP_PACE {
+            return None;
+        }
+        self.stored = (self.cursor.high, Instant::now());
+        Some(self.cursor.clone())
     }
 
     /// The page after the one before. Not cancel-safe in effect only: a dropped read is repeated.
@@ -82,7 +102,7 @@ impl Reader {
         if let Some(position) = self.restoring {
             let (messages, more) = read_restored(
                 &mut connection,
-                &self.relation,
+                &self.source,
                 &self.cursor,
                 position,
                 self.limits,
@@ -94,12 +114,12 @@ impl Reader {
                 return Ok(Page::restored(messages, self.cursor.clone(), None));
             }
             let before = self.cursor.clone();
-            self.cursor = rebase(&mut connection, &self.relation, &self.cursor).await?;
+            self.cursor = rebase(&mut connection, &self.source.relation, &self.cursor).await?;
             self.restoring = None;
             info!(outbox = %self.outbox, high = self.cursor.high, "going on after a restore into another cluster");
             return Ok(Page::restored(messages, before, Some(self.cursor.clone())));
         }
-        let page = read_page(&mut connection, &self.relation, &self.cursor, self.limits).await?;
+        let page = read_page(&mut connection, &self.source, &self.cursor, self.limits).await?;
         self.cursor = page.cursor.clone();
         Ok(page)
     }

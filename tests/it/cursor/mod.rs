@@ -4,13 +4,14 @@
 //! `docs/testing.md` says which.
 
 mod restore;
+mod shards;
 
 use std::time::Duration;
 
 use anyhow::Result;
 use sqlx::PgConnection;
 use tide_catalog::{
-    messages::{PageLimits, read_page},
+    messages::{PageLimits, Source, read_page},
     offsets::{Advance, offsets_advance, offsets_claim},
 };
 use tide_model::{Cursor, Incarnation};
@@ -28,6 +29,7 @@ const RELATION: &str = "tide.outbox_events";
 /// A reader and everything that it has read.
 struct Reading {
     connection: PgConnection,
+    source: Source,
     cursor: Cursor,
     read: Vec<Uuid>,
 }
@@ -36,6 +38,10 @@ impl Reading {
     async fn from_the_beginning(catalog: &Catalog) -> Result<Self> {
         Ok(Self {
             connection: catalog.connect().await?,
+            source: Source {
+                relation: RELATION.to_owned(),
+                shard: None,
+            },
             cursor: Cursor::beginning(),
             read: Vec::new(),
         })
@@ -47,7 +53,7 @@ impl Reading {
             messages,
             bytes: usize::MAX,
         };
-        let page = read_page(&mut self.connection, RELATION, &self.cursor, limits).await?;
+        let page = read_page(&mut self.connection, &self.source, &self.cursor, limits).await?;
         self.read
             .extend(page.messages.iter().map(|message| message.event_id));
         self.cursor = page.cursor;

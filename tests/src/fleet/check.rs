@@ -39,10 +39,9 @@ impl Fleet {
     pub async fn wait_until_delivered(&self, published: &[Entry]) -> Result<()> {
         let delivered = eventually(SOON, "everything to be delivered", async || {
             let behind = self.view().await?.pipelines.into_iter().find(|row| {
-                let judged = self
-                    .pipelines
-                    .iter()
-                    .any(|one| one.name == row.name.as_str() && !matches!(one.tap, Tap::Nothing));
+                let judged = self.pipelines.iter().any(|one| {
+                    one.name == row.name.pipeline_str() && !matches!(one.tap, Tap::Nothing)
+                });
                 judged && row.lag_rows > 0
             });
             if let Some(row) = behind {

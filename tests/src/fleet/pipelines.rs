@@ -22,6 +22,8 @@ use super::Fleet;
 pub enum Tap {
     /// A file.
     File(FileReader),
+    /// Files of several shards: each key is in one of them.
+    Files(Vec<FileReader>),
     /// A path of an endpoint.
     Webhook(Arc<Receiver>, String),
     /// A topic.
@@ -50,6 +52,10 @@ impl Tap {
     pub fn deliveries(&self) -> Result<Vec<Delivery>> {
         Ok(match self {
             Self::File(file) => file.records()?,
+            Self::Files(files) => {
+                let parts = files.iter().map(FileReader::records);
+                parts.collect::<Result<Vec<_>, _>>()?.concat()
+            }
             Self::Webhook(receiver, path) => receiver.deliveries(path),
             Self::Kafka(reader, topic) => reader.records_of(topic)?,
             Self::Then(before, after) => {

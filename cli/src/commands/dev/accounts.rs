@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tide_model::PipelineName;
+use tide_model::UnitName;
 use tide_sandbox::history::{Accounts, Explanation, Finding, Tally, Verdict};
 
 use super::story::Line;
@@ -15,7 +15,7 @@ use super::story::Line;
 /// How long one pipeline stood still.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Gap {
-    pub(super) pipeline: PipelineName,
+    pub(super) pipeline: UnitName,
     pub(super) took: Duration,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct TourReport {
     pub(super) published: usize,
     pub(super) accounts: Accounts,
     /// Pipelines whose deliveries nobody can read back; their positions reached the end.
-    pub(super) unread: BTreeSet<PipelineName>,
+    pub(super) unread: BTreeSet<UnitName>,
     /// From the kill to the next delivery.
     pub(super) crashes: Vec<Gap>,
     /// From the freeze to the next delivery.

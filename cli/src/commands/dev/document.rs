@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
-use tide_model::PipelineName;
+use tide_model::UnitName;
 use tide_sandbox::history::{Explanation, PipelineAccount, Tally};
 
 use super::{
@@ -23,7 +23,7 @@ pub(super) struct Document<'a> {
     lease_seconds: f64,
     pipelines: Vec<Account<'a>>,
     /// Pipelines that keep nothing: nobody can tell what they delivered.
-    unread: Vec<&'a PipelineName>,
+    unread: Vec<&'a UnitName>,
     offences: Vec<OffenceLine<'a>>,
     seed: u64,
     elapsed_seconds: f64,
@@ -63,7 +63,7 @@ struct Account<'a> {
 struct Gaps<'a> {
     median_ms: f64,
     worst_ms: f64,
-    pipelines_ms: BTreeMap<&'a PipelineName, f64>,
+    pipelines_ms: BTreeMap<&'a UnitName, f64>,
 }
 
 #[derive(Debug, Serialize)]

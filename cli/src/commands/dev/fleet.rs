@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use tide_catalog::{PgConnection, connection::Server, fleet::database_view, schema};
 use tide_model::{
-    AgentName, Epoch, GroupName, PipelineName, PipelineState,
+    AgentName, Epoch, GroupName, PipelineState, UnitName,
     fleet::{DatabaseView, FleetView},
 };
 use tide_sandbox::{binaries, wait::eventually};
@@ -241,7 +241,7 @@ pub(super) fn in_place(view: &DatabaseView) -> Result<(), String> {
 }
 
 /// What an agent owns, and under which epochs.
-pub(super) fn owned(view: &DatabaseView, agent: &AgentName) -> BTreeMap<PipelineName, Epoch> {
+pub(super) fn owned(view: &DatabaseView, agent: &AgentName) -> BTreeMap<UnitName, Epoch> {
     let rows = view
         .pipelines
         .iter()

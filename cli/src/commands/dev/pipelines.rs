@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tide_catalog::{CatalogError, PgConnection, outboxes::outbox_create, pipelines::pipeline_set};
-use tide_model::PipelineName;
+use tide_model::UnitName;
 use tide_sandbox::kafka::Topic;
 
 /// The outboxes.
@@ -15,7 +15,7 @@ const PARTITIONS: u16 = 3;
 /// One pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub(super) name: PipelineName,
+    pub(super) name: UnitName,
     pub(super) outbox: &'static str,
     pub(super) route: Route,
 }
@@ -163,7 +163,7 @@ mod tests {
     fn an_agent_accepts_every_configuration() {
         for plan in plans("dev-", Path::new("/tmp/sinks")) {
             let config = plan.config(&addresses());
-            let parsed = PipelineSpec::parse(plan.name.clone(), plan.outbox.to_owned(), &config);
+            let parsed = PipelineSpec::parse(plan.name.pipeline(), plan.outbox.to_owned(), &config);
             assert!(parsed.is_ok(), "{}: {parsed:?}", plan.name);
         }
     }

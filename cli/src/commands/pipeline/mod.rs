@@ -9,7 +9,7 @@ use tide_catalog::{
     PgConnection,
     pipelines::{self, StoredPipeline},
 };
-use tide_model::{AgentName, PipelineName};
+use tide_model::{AgentName, PipelineName, UnitName};
 use time::OffsetDateTime;
 
 use super::catalog;
@@ -38,13 +38,27 @@ async fn list(context: &Context, owner: Option<&AgentName>) -> Result<Exit, CliE
     Ok(Exit::Done)
 }
 
-async fn show(context: &Context, name: &PipelineName) -> Result<Exit, CliError> {
+async fn show(context: &Context, name: &UnitName) -> Result<Exit, CliError> {
     let mut source = source::connect(context).await?;
-    let pipeline = source.pipeline(name).await?;
-    let now = OffsetDateTime::now_utc();
+    let unknown = match source.pipeline(name).await {
+        Ok(pipeline) => {
+            let now = OffsetDateTime::now_utc();
+            context
+                .screen
+                .show(&pipeline, |style| views::pipeline(style, &pipeline, now))?;
+            return Ok(Exit::Done);
+        }
+        Err(error) => error,
+    };
+    // The name of a sharded pipeline stands for its shards.
+    let mut shards = source.pipelines(None).await?;
+    shards.retain(|unit| unit.name.pipeline_str() == name.as_str());
+    if shards.is_empty() {
+        return Err(unknown);
+    }
     context
         .screen
-        .show(&pipeline, |style| views::pipeline(style, &pipeline, now))?;
+        .show(&shards, |style| views::pipelines(style, &shards))?;
     Ok(Exit::Done)
 }
 

@@ -35,6 +35,7 @@ pub(crate) struct WebhookSink {
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const EPOCH: HeaderName = HeaderName::from_static("tide-epoch");
 const PIPELINE: HeaderName = HeaderName::from_static("tide-pipeline");
+const SHARD: HeaderName = HeaderName::from_static("tide-shard");
 
 /// One client for all pipelines. Reading the system's certificates takes longer than a takeover
 /// should, so it is made when the agent starts (see [`warm_up`]).
@@ -65,8 +66,13 @@ impl Sink for WebhookSink {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(EPOCH, HeaderValue::from(context.epoch.0));
         // A pipeline's name admits no character that a header does not.
-        if let Ok(pipeline) = HeaderValue::from_str(context.pipeline.as_str()) {
+        if let Ok(pipeline) = HeaderValue::from_str(context.pipeline.pipeline_str()) {
             headers.insert(PIPELINE, pipeline);
+        }
+        if let Some(shard) = context.pipeline.shard()
+            && let Ok(shard) = HeaderValue::from_str(&shard.to_string())
+        {
+            headers.insert(SHARD, shard);
         }
         for (name, value) in &settings.headers {
             let setting = format!("headers.{name}");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use tide_model::PipelineName;
+use tide_model::UnitName;
 use tide_sandbox::envelope::Envelope;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use crate::commands::dev::pipelines::Plan;
 /// Everything that arrived so far.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
-    pipelines: HashMap<PipelineName, Seen>,
+    pipelines: HashMap<UnitName, Seen>,
     /// Why nothing more is seen.
     pub(super) failure: Option<String>,
 }
@@ -34,22 +34,13 @@ impl Arrivals {
     }
 
     /// When a pipeline first delivered under a higher epoch than this.
-    pub(super) fn first_after(
-        &self,
-        pipeline: &PipelineName,
-        epoch: i64,
-    ) -> Option<OffsetDateTime> {
+    pub(super) fn first_after(&self, pipeline: &UnitName, epoch: i64) -> Option<OffsetDateTime> {
         let seen = self.pipelines.get(pipeline)?;
         seen.epochs.range(epoch + 1..).map(|(_, at)| *at).min()
     }
 
     /// Takes one more delivery into account.
-    pub(super) fn note(
-        &mut self,
-        pipeline: &PipelineName,
-        envelope: &Envelope,
-        at: OffsetDateTime,
-    ) {
+    pub(super) fn note(&mut self, pipeline: &UnitName, envelope: &Envelope, at: OffsetDateTime) {
         if !self.pipelines.contains_key(pipeline) {
             self.pipelines.insert(pipeline.clone(), Seen::default());
         }
@@ -65,7 +56,7 @@ impl Arrivals {
     }
 
     /// When each delivery of a pipeline arrived, in the order of arrival.
-    pub(super) fn stamps(&self, pipeline: &PipelineName) -> &[OffsetDateTime] {
+    pub(super) fn stamps(&self, pipeline: &UnitName) -> &[OffsetDateTime] {
         self.pipelines
             .get(pipeline)
             .map_or(&[], |seen| &seen.stamps)
@@ -76,7 +67,7 @@ impl Arrivals {
         &self,
         plans: &[Plan],
         published: &HashMap<String, usize>,
-    ) -> Vec<(PipelineName, usize)> {
+    ) -> Vec<(UnitName, usize)> {
         let readable = plans.iter().filter(|plan| plan.can_be_read_back());
         let lacking = readable.filter_map(|plan| {
             let wanted = published.get(plan.outbox).copied().unwrap_or(0);
@@ -99,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_first_arrival_under_a_later_epoch_is_known() {
-        let pipeline: PipelineName = "orders-to-file".parse().unwrap();
+        let pipeline: UnitName = "orders-to-file".parse().unwrap();
         let envelope = Envelope::parse(LINE.as_bytes()).unwrap();
         let mut arrivals = Arrivals::default();
         let early = OffsetDateTime::UNIX_EPOCH;

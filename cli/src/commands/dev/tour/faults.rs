@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::bail;
 use tide_catalog::outboxes::outbox_status;
-use tide_model::{AgentName, Epoch, PipelineName, fleet::DatabaseView};
+use tide_model::{AgentName, Epoch, UnitName, fleet::DatabaseView};
 use tide_sandbox::{
     history::{Cause, Disturbance, Reach},
     publisher::{PublishPlan, Publisher},
@@ -29,7 +29,7 @@ const PULSE_KEYS: usize = 10;
 /// What an agent owned when something happened to it.
 struct Victim {
     agent: AgentName,
-    owned: BTreeMap<PipelineName, Epoch>,
+    owned: BTreeMap<UnitName, Epoch>,
     at: OffsetDateTime,
 }
 
@@ -132,7 +132,7 @@ impl Tour<'_> {
     /// long each did. Pipelines whose deliveries cannot be seen are left out.
     async fn gaps(&self, victim: &Victim) -> anyhow::Result<Vec<Gap>> {
         let plans = self.fleet.surroundings.plans.iter();
-        let visible: Vec<(&PipelineName, i64)> = plans
+        let visible: Vec<(&UnitName, i64)> = plans
             .filter(|plan| plan.can_be_read_back())
             .filter_map(|plan| Some((&plan.name, victim.owned.get(&plan.name)?.0)))
             .collect();
@@ -190,7 +190,7 @@ impl Tour<'_> {
         self.extra.extend(pulse.stop(PATIENCE).await?.entries);
         // What is on its way to us, from a topic say, still belongs to it.
         self.a_while().await?;
-        let reach = Reach::only(victim.owned.keys().map(PipelineName::as_str));
+        let reach = Reach::only(victim.owned.keys().map(UnitName::as_str));
         self.excuse(|now| Disturbance::new(cause, reach, victim.at, now));
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tide_model::PipelineName;
+use tide_model::UnitName;
 use tide_sandbox::{
     envelope::Delivery,
     files::FileReader,
@@ -91,7 +91,7 @@ impl Lookout {
     }
 
     /// How many messages each pipeline still lacks, by how many its outbox has.
-    pub(super) fn missing(&self, published: &HashMap<String, usize>) -> Vec<(PipelineName, usize)> {
+    pub(super) fn missing(&self, published: &HashMap<String, usize>) -> Vec<(UnitName, usize)> {
         self.arrivals.borrow().missing(&self.plans, published)
     }
 
@@ -151,12 +151,12 @@ impl Lookout {
 /// The task that looks.
 struct Patrol {
     /// Pipelines by topic and path.
-    by_place: HashMap<String, PipelineName>,
+    by_place: HashMap<String, UnitName>,
     receiver: Arc<Receiver>,
     requests: usize,
     topics: Arc<TopicReader>,
     records: usize,
-    tails: Vec<(PipelineName, Tail)>,
+    tails: Vec<(UnitName, Tail)>,
     arrivals: watch::Sender<Arrivals>,
 }
 
@@ -219,7 +219,7 @@ impl Patrol {
     }
 }
 
-fn by_place(plans: &[Plan]) -> HashMap<String, PipelineName> {
+fn by_place(plans: &[Plan]) -> HashMap<String, UnitName> {
     let place = |plan: &Plan| match &plan.route {
         Route::Kafka { topic } => Some(topic.clone()),
         Route::Webhook { path, .. } => Some(path.clone()),
@@ -231,7 +231,7 @@ fn by_place(plans: &[Plan]) -> HashMap<String, PipelineName> {
         .collect()
 }
 
-fn tails(plans: &[Plan]) -> Vec<(PipelineName, Tail)> {
+fn tails(plans: &[Plan]) -> Vec<(UnitName, Tail)> {
     let tail = |plan: &Plan| match &plan.route {
         Route::File { path } => Some((plan.name.clone(), Tail::new(path))),
         Route::Kafka { .. } | Route::Webhook { .. } | Route::Null => None,

@@ -15,7 +15,7 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::bail;
 use tide_catalog::PgPool;
-use tide_model::{AgentName, PipelineName};
+use tide_model::{AgentName, UnitName};
 use tide_sandbox::{
     history::{self, Disturbance},
     publisher::{Entry, PublishPlan, Publisher},
@@ -191,7 +191,7 @@ impl Tour<'_> {
     async fn unread_pipelines_at_end(&mut self) -> anyhow::Result<()> {
         let plans = &self.fleet.surroundings.plans;
         let unread = plans.iter().filter(|plan| !plan.can_be_read_back());
-        let unread: Vec<PipelineName> = unread.map(|plan| plan.name.clone()).collect();
+        let unread: Vec<UnitName> = unread.map(|plan| plan.name.clone()).collect();
         self.fleet
             .until("every position to reach the end", |view| {
                 let behind = view
