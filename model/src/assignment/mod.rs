@@ -9,11 +9,14 @@
 //! The result is a preference. Agents that are not preferred wait for a grace time and then take
 //! an unowned pipeline all the same, so a wrong or stale view can delay a message, never stop it.
 
+mod backup;
+
 use std::{
     cmp::{Ordering, Reverse},
     collections::BTreeMap,
 };
 
+pub use self::backup::backups;
 use crate::{AgentName, UnitName};
 
 /// A set of pipelines that share one advisory lock key, and so always move together. Nearly

@@ -224,3 +224,51 @@ proptest! {
         prop_assert_eq!(moves(&units, &assigned), orphans + excess);
     }
 }
+
+proptest! {
+    #[test]
+    fn a_backup_is_whom_the_survivors_would_choose(
+        owners in prop::collection::vec(prop::option::of(0..4_usize), 0..24),
+        weights in prop::collection::vec(0..3_u32, 4),
+    ) {
+        let names = ["a", "b", "c", "d"];
+        let units: Vec<Unit> = owners
+            .iter()
+            .enumerate()
+            .map(|(index, owner)| unit(index, owner.map(|owner| names[owner])))
+            .collect();
+        let fleet: Vec<Candidate> = names
+            .iter()
+            .zip(&weights)
+            .map(|(name, weight)| agent(name, *weight, Admits::All))
+            .collect();
+        let backups: BTreeMap<&str, BTreeSet<UnitName>> = names
+            .iter()
+            .map(|name| (*name, backups(&units, &fleet, &name.parse().unwrap())))
+            .collect();
+        for dead in names {
+            let orphaned: Vec<Unit> = units
+                .iter()
+                .map(|unit| Unit {
+                    owner: unit.owner.clone().filter(|owner| owner.as_str() != dead),
+                    ..unit.clone()
+                })
+                .collect();
+            let survivors: Vec<Candidate> = fleet
+                .iter()
+                .filter(|agent| agent.name.as_str() != dead)
+                .cloned()
+                .collect();
+            let assigned = assign(&orphaned, &survivors);
+            for unit in units.iter().filter(|unit| unit.owner.as_ref().is_some_and(|owner| owner.as_str() == dead)) {
+                let name = &unit.pipelines[0];
+                let ready: Vec<&str> = backups
+                    .iter()
+                    .filter(|(_, ready)| ready.contains(name))
+                    .map(|(agent, _)| *agent)
+                    .collect();
+                prop_assert_eq!(ready, [assigned[name].agent.as_str()]);
+            }
+        }
+    }
+}

@@ -7,7 +7,8 @@ use time::{Duration, OffsetDateTime};
 
 use crate::{
     AgentName, Assignment, Candidate, Epoch, GroupName, Incarnation, OperationId, PipelineName,
-    PipelineState, Unit, UnitName, assign, assignment::Admits,
+    PipelineState, Unit, UnitName, assign,
+    assignment::{Admits, backups},
 };
 
 /// What PostgreSQL knows about one group at one moment.
@@ -225,6 +226,11 @@ impl DatabaseView {
                 .find(|row| row.name.pipeline_str() == name.as_str())
         };
         self.pipeline(name).or_else(first_shard)
+    }
+
+    /// Units of others that would be this agent's if their owner vanished now.
+    pub fn backups(&self, agent: &AgentName) -> BTreeSet<UnitName> {
+        backups(&self.units(), &self.candidates(None), agent)
     }
 
     /// The row of one unit.
