@@ -20,8 +20,25 @@ pub enum Notice {
     Gone(GroupName, AgentName),
     /// An owner released pipelines and names the agent that should take them.
     Released(GroupName, AgentName, Vec<UnitName>),
+    /// An owner is about to release pipelines to an agent, which should make ready for them.
+    Prepare(Handshake),
+    /// An agent is ready for pipelines that an owner is about to release to it.
+    Ready(Handshake),
     /// The connection was lost and is back; anything may have been missed.
     Reconnected,
+}
+
+/// What two agents tell each other before pipelines change hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handshake {
+    /// Their group.
+    pub group: GroupName,
+    /// Who says it.
+    pub from: AgentName,
+    /// To whom.
+    pub to: AgentName,
+    /// About which pipelines.
+    pub pipelines: Vec<UnitName>,
 }
 
 const CHANNELS: [&str; 3] = ["tide_relay_config", "tide_intent", "tide_fleet"];
@@ -83,6 +100,53 @@ pub async fn announce_released(
     .doing("announcing a hand-over")
 }
 
+/// Asks a successor to make ready.
+pub async fn announce_prepare(
+    connection: &mut sqlx::PgConnection,
+    handshake: &Handshake,
+) -> Result<(), CatalogError> {
+    announce(connection, handshake, "prepare").await
+}
+
+/// Tells an owner that its successor is ready.
+pub async fn announce_ready(
+    connection: &mut sqlx::PgConnection,
+    handshake: &Handshake,
+) -> Result<(), CatalogError> {
+    announce(connection, handshake, "ready").await
+}
+
+async fn announce(
+    connection: &mut sqlx::PgConnection,
+    handshake: &Handshake,
+    what: &'static str,
+) -> Result<(), CatalogError> {
+    let Handshake {
+        group,
+        from,
+        to,
+        pipelines,
+    } = handshake;
+    for names in pipelines.chunks(RELEASED_PER_NOTICE) {
+        let names: Vec<&str> = names.iter().map(UnitName::as_str).collect();
+        sqlx::query(
+            "-- announce_handshake\n\
+             SELECT pg_notify('tide_fleet',\n\
+                 json_build_object('group', $1::text, $2::text, $5::text[], 'from', $3::text, 'to', $4::text)::text)",
+        )
+        .bind(group.as_str())
+        .bind(what)
+        .bind(from.as_str())
+        .bind(to.as_str())
+        .bind(names)
+        .execute(&mut *connection)
+        .await
+        .map(drop)
+        .doing("preparing a hand-over")?;
+    }
+    Ok(())
+}
+
 /// The longest list of names that fits a notification with room to spare (the limit is 8,000 bytes).
 pub const RELEASED_PER_NOTICE: usize = 40;
 
@@ -100,12 +164,29 @@ fn parse(channel: &str, payload: &str) -> Option<Notice> {
             if let Some(agent) = name("gone") {
                 return Some(Notice::Gone(group, agent));
             }
-            let pipelines = value.get("released")?.as_array()?;
-            let pipelines = pipelines
-                .iter()
-                .filter_map(|name| name.as_str()?.parse().ok())
-                .collect();
-            Some(Notice::Released(group, name("to")?, pipelines))
+            let to = name("to")?;
+            let pipelines = |key: &str| -> Option<Vec<UnitName>> {
+                let names = value.get(key)?.as_array()?.iter();
+                Some(
+                    names
+                        .filter_map(|name| name.as_str()?.parse().ok())
+                        .collect(),
+                )
+            };
+            if let Some(pipelines) = pipelines("released") {
+                return Some(Notice::Released(group, to, pipelines));
+            }
+            let handshake = |from, pipelines| Handshake {
+                group,
+                from,
+                to,
+                pipelines,
+            };
+            let from = name("from")?;
+            if let Some(pipelines) = pipelines("prepare") {
+                return Some(Notice::Prepare(handshake(from, pipelines)));
+            }
+            Some(Notice::Ready(handshake(from, pipelines("ready")?)))
         }
         _ => None,
     }
@@ -132,6 +213,30 @@ mod tests {
                 "relay-1".parse().unwrap(),
                 vec!["a".parse().unwrap(), "b".parse().unwrap()]
             ))
+        );
+    }
+
+    #[test]
+    fn understands_what_agents_tell_each_other_before_a_hand_over() {
+        let handshake = Handshake {
+            group: "default".parse().unwrap(),
+            from: "relay-1".parse().unwrap(),
+            to: "relay-2".parse().unwrap(),
+            pipelines: vec!["a".parse().unwrap()],
+        };
+        assert_eq!(
+            parse(
+                "tide_fleet",
+                r#"{"group": "default", "prepare": ["a"], "from": "relay-1", "to": "relay-2"}"#
+            ),
+            Some(Notice::Prepare(handshake.clone()))
+        );
+        assert_eq!(
+            parse(
+                "tide_fleet",
+                r#"{"group": "default", "ready": ["a"], "from": "relay-1", "to": "relay-2"}"#
+            ),
+            Some(Notice::Ready(handshake))
         );
     }
 

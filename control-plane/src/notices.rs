@@ -80,7 +80,13 @@ async fn listen_once(
                 fleet.look_again();
             }
             Notice::Reconnected => fleet.intent_changed(),
-            Notice::Intent(_) | Notice::Joined(..) | Notice::Gone(..) | Notice::Released(..) => {}
+            // Another group's, or agents that make ready: nothing has changed hands yet.
+            Notice::Intent(_)
+            | Notice::Joined(..)
+            | Notice::Gone(..)
+            | Notice::Released(..)
+            | Notice::Prepare(_)
+            | Notice::Ready(_) => {}
         }
     }
 }

@@ -14,12 +14,16 @@ use tide_catalog::{
 use tide_model::{
     AgentName, GroupName, OperationId, PipelineName, PipelineSpec, SpecError, UnitName, assign,
     assignment::Admits,
-    fleet::{DatabaseView, HoldKind},
+    fleet::{DatabaseView, HoldKind, PipelineRow},
 };
 
 use tracing::info;
 
-use crate::ownership::{Holder, Wanted};
+use crate::{
+    ownership::{Holder, Wanted},
+    preparation::Standby,
+    sink::takes_long,
+};
 
 /// Somebody still works by an old layout. Whoever lets go of its last part looks at once; this is
 /// for owners that died.
@@ -42,6 +46,8 @@ pub(crate) struct Discovery {
     pub(crate) generation: i64,
     /// Drains of this agent that are on record, to be settled once it is empty.
     pub(crate) drains: Vec<OperationId>,
+    /// What to be ready for, should its owner vanish.
+    pub(crate) standby: Standby,
     /// The live agent that this one watches.
     pub(crate) neighbour: Option<AgentName>,
 }
@@ -102,6 +108,10 @@ pub(crate) async fn discover(
             let stored = stored.get(row.name.pipeline_str())?;
             let pipeline = row.name.pipeline();
             let spec = PipelineSpec::parse(pipeline, stored.outbox.clone(), &stored.config);
+            let spec = spec.map(|spec| PipelineSpec {
+                sink: spec.sink.for_shard(row.name.shard()),
+                ..spec
+            });
             let runnable = Runnable {
                 relation: stored.relation.clone(),
                 outbox: stored.outbox.clone(),
@@ -156,9 +166,13 @@ fn digest(
         .filter(|hold| hold.agent == *me && hold.kind == HoldKind::Drain)
         .filter_map(|hold| hold.operation)
         .collect();
+    let standby = if leaving {
+        Standby::default()
+    } else {
+        standby(view, &wanted, &specs, me)
+    };
     Discovery {
         wanted,
-        specs,
         resharding: if !resharding.is_empty() {
             Some(OLD_LAYOUT_IN_USE)
         } else if view
@@ -173,7 +187,44 @@ fn digest(
         may_step_in: !leaving && view.admits(me) == Admits::All,
         generation: view.generation,
         drains,
+        standby,
+        specs,
         neighbour: neighbour(view, me),
+    }
+}
+
+/// What to be ready for. Working out who comes next costs more than a look, so it is left undone
+/// where no sink is worth it.
+fn standby(
+    view: &DatabaseView,
+    wanted: &BTreeMap<UnitName, Wanted>,
+    specs: &BTreeMap<UnitName, Arc<Runnable>>,
+    me: &AgentName,
+) -> Standby {
+    let sink = |name: &UnitName| {
+        let spec = specs.get(name)?.spec.as_ref().ok()?;
+        takes_long(&spec.sink).then(|| spec.sink.clone())
+    };
+    let others = |row: &&PipelineRow| row.enabled && row.owner.as_ref() != Some(me);
+    let mut candidates = view.pipelines.iter().filter(others);
+    if !candidates.any(|row| sink(&row.name).is_some()) {
+        return Standby::default();
+    }
+    let coming = view.pipelines.iter().filter(others).filter(|row| {
+        wanted
+            .get(&row.name)
+            .is_some_and(|wanted| wanted.assignee.as_ref() == Some(me))
+    });
+    Standby {
+        first: view
+            .backups(me)
+            .into_iter()
+            .filter_map(|name| {
+                let sink = sink(&name)?;
+                Some((name, sink))
+            })
+            .collect(),
+        coming: coming.map(|row| row.name.clone()).collect(),
     }
 }
 

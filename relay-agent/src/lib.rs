@@ -26,6 +26,7 @@ mod locks;
 mod metrics;
 mod notices;
 mod ownership;
+mod preparation;
 mod reporter;
 mod sink;
 mod trust;
@@ -58,6 +59,7 @@ use crate::{
     gauge::Gauges,
     health::{AgentProbes, Board},
     locks::Identity,
+    preparation::{Preparer, Request, Shelf},
     reporter::Reporter,
     wakeup::WakeupHandle,
     worker::Services,
@@ -125,11 +127,18 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         pool,
         committer,
         wakeups,
+        shelf,
     } = services;
     helpers.finish("committer", |stop| {
         committer.run(pool.clone(), group.clone(), stop)
     });
     helpers.finish("wake-up", |stop| wakeups.run(pool.clone(), stop));
+    let preparer = Preparer {
+        pool: pool.clone(),
+        shelf,
+        requests: ends.requests,
+    };
+    helpers.finish("preparer", |stop| preparer.run(stop));
     helpers.drop_at_stop(
         "listener",
         notices::run(config.server.clone(), ends.notices),
@@ -156,6 +165,7 @@ struct Ends {
     notices: mpsc::Sender<Notice>,
     gone: mpsc::Sender<AgentName>,
     nudges: mpsc::Sender<()>,
+    requests: mpsc::Receiver<Request>,
     neighbour: watch::Receiver<Option<AgentName>>,
     incarnation: watch::Receiver<Option<Incarnation>>,
 }
@@ -165,6 +175,7 @@ fn wire(config: &Config, address: SocketAddr, lifecycle: &Lifecycle) -> (Parts, 
     let (notices_tx, notices) = mpsc::channel(256);
     let (gone_tx, gone) = mpsc::channel(16);
     let (nudges_tx, nudges) = mpsc::channel(4);
+    let (preparations, requests) = mpsc::channel(64);
     let (neighbour, neighbour_rx) = watch::channel(None);
     let (reports, reports_rx) = watch::channel(None);
     let identity = Identity {
@@ -184,6 +195,7 @@ fn wire(config: &Config, address: SocketAddr, lifecycle: &Lifecycle) -> (Parts, 
         gone,
         nudges,
         neighbour,
+        preparations,
         reports,
         soft: lifecycle.soft(),
     };
@@ -191,6 +203,7 @@ fn wire(config: &Config, address: SocketAddr, lifecycle: &Lifecycle) -> (Parts, 
         notices: notices_tx,
         gone: gone_tx,
         nudges: nudges_tx,
+        requests,
         neighbour: neighbour_rx,
         incarnation: reports_rx,
     };
@@ -235,6 +248,7 @@ fn services(config: &Config) -> Services {
         pool: config.server.with_settings(&settings).pool(POOL),
         committer: CommitterHandle::default(),
         wakeups: WakeupHandle::default(),
+        shelf: Shelf::default(),
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) const SESSION_LOSSES: &str = "pg_tide_relay_session_losses_total";
 pub(crate) const DELIVERY_DURATION: &str = "pg_tide_relay_delivery_duration_seconds";
 /// Time to look at the fleet.
 pub(crate) const DISCOVERY_DURATION: &str = "pg_tide_relay_discovery_duration_seconds";
+/// Sinks that are ready for pipelines that are not ours yet.
+pub(crate) const PREPARED_SINKS: &str = "pg_tide_relay_prepared_sinks";
 /// From the notice that names us as successor to the first delivery attempt or idle read.
 pub(crate) const HANDOVER_GAP: &str = "pg_tide_relay_handover_gap_seconds";
 
@@ -74,6 +76,11 @@ pub(crate) fn describe() {
     describe_gauge!(
         CONTROL_PLANE_CONNECTED,
         "1 while a control plane takes the agent's reports"
+    );
+    describe_gauge!(
+        PREPARED_SINKS,
+        Unit::Count,
+        "sinks that are ready for pipelines of others"
     );
     describe_gauge!(LOCK_SESSION_UP, "1 while the lock session stands");
     describe_counter!(
@@ -128,7 +135,12 @@ pub(crate) fn describe() {
     for name in [FENCED_WRITES, TRUST_LAPSES, SESSION_LOSSES] {
         counter!(name).absolute(0);
     }
-    for name in [OWNED_PIPELINES, CONTROL_PLANE_CONNECTED, LOCK_SESSION_UP] {
+    for name in [
+        OWNED_PIPELINES,
+        PREPARED_SINKS,
+        CONTROL_PLANE_CONNECTED,
+        LOCK_SESSION_UP,
+    ] {
         gauge!(name).set(0.0);
     }
 }

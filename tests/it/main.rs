@@ -5,6 +5,7 @@ mod cursor;
 mod delivery;
 mod failover;
 mod fencing;
+mod handover;
 mod hot_reload;
 mod planned;
 mod roles;

@@ -12,6 +12,7 @@ use crate::{
     discovery::{Discovery, discover},
     metrics as names,
     ownership::Event,
+    preparation::Request,
 };
 
 impl Coordinator {
@@ -66,10 +67,12 @@ impl Coordinator {
                     may_step_in,
                     generation,
                     drains,
+                    standby,
                     neighbour,
                 } = *discovery;
                 self.specs = specs;
                 self.drains = drains;
+                self.prepare(Request::Standby(standby));
                 self.parts.neighbour.send_if_modified(|current| {
                     let changed = *current != neighbour;
                     *current = neighbour;

@@ -6,6 +6,7 @@
 //! bounded channel.
 
 mod chore;
+mod handover;
 mod look;
 mod session;
 mod workers;
@@ -31,6 +32,7 @@ use crate::{
     health::Board,
     locks::{self, Command, Established, Identity, OpenError, SessionEnd},
     ownership::{Effect, Event, Ownership, WorkerEnd},
+    preparation::Request,
     trust::Trust,
     worker::Services,
 };
@@ -53,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) gone: mpsc::Receiver<AgentName>,
     pub(crate) nudges: mpsc::Receiver<()>,
     pub(crate) neighbour: watch::Sender<Option<AgentName>>,
+    pub(crate) preparations: mpsc::Sender<Request>,
     pub(crate) reports: watch::Sender<Option<Incarnation>>,
     pub(crate) soft: CancellationToken,
 }
@@ -81,6 +84,8 @@ enum Answer {
     ),
     WorkerEnded(PipelineName, Incarnation, WorkerEnd),
     Released(Incarnation, Vec<PipelineName>),
+    /// A successor has had its time to make ready.
+    Overdue,
     Beaten,
 }
 
@@ -254,7 +259,22 @@ impl Coordinator {
                 }
                 self.step(Event::Offered(pipelines));
             }
-            Notice::Intent(_) | Notice::Joined(..) | Notice::Gone(..) | Notice::Released(..) => {}
+            Notice::Prepare(handshake)
+                if ours(&handshake.group) && handshake.to == self.parts.config.name =>
+            {
+                self.make_ready(handshake);
+            }
+            Notice::Ready(handshake)
+                if ours(&handshake.group) && handshake.to == self.parts.config.name =>
+            {
+                self.step(Event::Ready(handshake.from, handshake.pipelines));
+            }
+            Notice::Intent(_)
+            | Notice::Joined(..)
+            | Notice::Gone(..)
+            | Notice::Released(..)
+            | Notice::Prepare(_)
+            | Notice::Ready(_) => {}
         }
     }
 
@@ -278,6 +298,7 @@ impl Coordinator {
                 self.worker_ended(pipeline, incarnation, end);
             }
             Answer::Released(incarnation, pipelines) => self.released(incarnation, pipelines),
+            Answer::Overdue => self.step(Event::Overdue),
             Answer::Beaten => self.beating.done(Instant::now()),
         }
     }
@@ -292,10 +313,12 @@ impl Coordinator {
     fn step(&mut self, event: Event) {
         let effects = self.ownership.step(event, Instant::now());
         let mut releases = Vec::new();
+        let mut successors: BTreeMap<AgentName, Vec<PipelineName>> = BTreeMap::new();
         for effect in effects {
             match effect {
                 Effect::Acquire(pipelines) => self.acquire(pipelines),
                 Effect::Start(pipeline, _) => self.start_worker(pipeline),
+                Effect::Prepare(pipeline, to) => successors.entry(to).or_default().push(pipeline),
                 Effect::Stop(pipeline) => {
                     if let Some(running) = self.running.get(&pipeline) {
                         running.stop.cancel();
@@ -304,6 +327,9 @@ impl Coordinator {
                 Effect::Release(pipeline, to) => releases.push((pipeline, to)),
                 Effect::LookAgainIn(delay) => self.look_in(delay),
             }
+        }
+        if !successors.is_empty() {
+            self.ask(successors);
         }
         if !releases.is_empty() {
             self.release(releases);

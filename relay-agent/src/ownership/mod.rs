@@ -4,9 +4,9 @@
 //! [coordinator](crate::coordinator) performs the effects and feeds their results back as events.
 //!
 //! ```text
-//!            assigned to us, or unowned          locked and claimed        moved, held, disabled,
-//!            for longer than the grace           under a new epoch         or we shut down
-//! Standby ─────────────────────────▶ Acquiring ───────────────▶ Held ───────────────────▶ Yielding
+//!            assigned to us, or unowned          locked and claimed   Preparing  moved, held, disabled,
+//!            for longer than the grace           under a new epoch      │  ▲     or we shut down
+//! Standby ─────────────────────────▶ Acquiring ───────────────▶ Held ─┴──┴─────────────▶ Yielding
 //!    ▲ ◀────────────refused──────────────┘   ▲                   │                            │
 //!    │                                       └─── Restarting ◀───┤ config changed             │ batch finished,
 //!    │                                  (worker stopped, claim   │                            │ position stored
@@ -15,6 +15,10 @@
 //!
 //! session lost: everything falls back to Standby at once; the locks are gone already.
 //! ```
+//!
+//! **Preparing.** A successor is asked to make its sink ready, and the worker goes on until it says
+//! that it is, or for [`PREPARATION`] at most: what takes long in a hand-over happens while messages
+//! still flow. Where there is no successor nothing is waited for.
 //!
 //! **Trust.** A worker publishes only while the lock session's trust window is open (see
 //! [`crate::trust`]), which ends before the server can give the locks to anybody else.
@@ -29,8 +33,10 @@
 //! - the session is lost: workers are revoked by their trust, not by this machine, so a slow
 //!   coordinator cannot delay it.
 
+mod preparing;
 mod state;
 
+pub(crate) use preparing::PREPARATION;
 pub(crate) use state::{Effect, Event, Holder, Ownership, Wanted, WorkerEnd};
 
 #[cfg(test)]

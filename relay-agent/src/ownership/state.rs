@@ -8,6 +8,8 @@ use std::{
 use tide_model::{AgentName, Epoch, UnitName as PipelineName};
 use tokio::time::Instant;
 
+use super::preparing::{Preparing, Stance, entering};
+
 /// What discovery says about one enabled pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -59,6 +61,10 @@ pub(crate) enum Event {
     },
     /// An owner released these and named us.
     Offered(Vec<PipelineName>),
+    /// An agent is ready to take these, or never will be readier.
+    Ready(AgentName, Vec<PipelineName>),
+    /// Answer to [`Effect::Prepare`]: nobody is waited for any longer.
+    Overdue,
     /// Answer to [`Effect::Acquire`]: what we got, and what somebody else holds.
     Acquired {
         /// Locked and claimed.
@@ -81,6 +87,10 @@ pub(crate) enum Effect {
     Acquire(Vec<PipelineName>),
     /// Start a worker under this epoch.
     Start(PipelineName, Epoch),
+    /// Ask the successor to make ready, and say [`Event::Overdue`] after
+    /// [`PREPARATION`](super::PREPARATION). The
+    /// worker goes on meanwhile.
+    Prepare(PipelineName, AgentName),
     /// Let the worker finish its batch and store its position.
     Stop(PipelineName),
     /// Unlock, and tell the successor if there is one.
@@ -90,7 +100,7 @@ pub(crate) enum Effect {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Standby {
         unowned_since: Option<Instant>,
         refusals: u32,
@@ -102,6 +112,7 @@ enum Phase {
         revision: i64,
     },
     Restarting,
+    Preparing(Preparing),
     Yielding {
         to: Option<AgentName>,
     },
@@ -176,6 +187,8 @@ impl Ownership {
                 self.plan(now)
             }
             Event::Offered(pipelines) => self.take_offer(pipelines),
+            Event::Ready(agent, pipelines) => self.successor_ready(&agent, &pipelines),
+            Event::Overdue => self.overdue(now),
             Event::Acquired { claimed, refused } => self.acquired(&claimed, refused, now),
             Event::WorkerEnded(pipeline, end) => self.worker_ended(&pipeline, end),
             Event::Released(pipelines) => {
@@ -211,6 +224,12 @@ impl Ownership {
             .chain(self.phases.keys())
             .cloned()
             .collect();
+        let stance = Stance {
+            me: &self.name,
+            leaving: self.leaving,
+            may_step_in: self.may_step_in,
+            now,
+        };
         let mut effects = Vec::new();
         let mut acquire = Vec::new();
         let mut look_again: Option<Duration> = None;
@@ -248,25 +267,16 @@ impl Ownership {
                         }
                     }
                 }
-                (Phase::Held { .. }, None) => {
-                    *phase = Phase::Yielding { to: None };
-                    effects.push(Effect::Stop(name));
+                (Phase::Held { revision }, wanted) => {
+                    if let Some(next) = stance.held(*revision, wanted) {
+                        effects.extend(entering(&next, &name));
+                        *phase = next;
+                    }
                 }
-                (Phase::Held { revision }, Some(wanted)) => {
-                    let to = wanted
-                        .assignee
-                        .clone()
-                        .filter(|assignee| *assignee != self.name);
-                    // Without an assignee nobody may take it: keep it running, unless we must not.
-                    if self.leaving
-                        || to.is_some()
-                        || (wanted.assignee.is_none() && !self.may_step_in)
-                    {
-                        *phase = Phase::Yielding { to };
-                        effects.push(Effect::Stop(name));
-                    } else if *revision != wanted.revision {
-                        *phase = Phase::Restarting;
-                        effects.push(Effect::Stop(name));
+                (Phase::Preparing(preparing), wanted) => {
+                    if let Some(next) = stance.preparing(preparing, wanted) {
+                        effects.extend(entering(&next, &name));
+                        *phase = next;
                     }
                 }
                 // A pipeline that went away while it restarts must not start again.
@@ -323,6 +333,7 @@ impl Ownership {
                 Phase::Acquiring { .. }
                 | Phase::Held { .. }
                 | Phase::Restarting
+                | Phase::Preparing(_)
                 | Phase::Yielding { .. } => {}
             }
         }
@@ -397,12 +408,17 @@ impl Ownership {
                 *phase = Phase::Releasing;
                 vec![Effect::Release(name.clone(), to)]
             }
+            // It was going anyway: there is no sense in starting it here once more.
+            (Phase::Preparing(Preparing { to, .. }), WorkerEnd::Stopped | WorkerEnd::Failed) => {
+                *phase = Phase::Releasing;
+                vec![Effect::Release(name.clone(), Some(to))]
+            }
             (Phase::Restarting | Phase::Held { .. }, WorkerEnd::Stopped | WorkerEnd::Failed) => {
                 // Claim again under the lock that we still hold: the position is always re-read.
                 *phase = Phase::Acquiring { refusals: 0 };
                 vec![Effect::Acquire(vec![name.clone()])]
             }
-            (Phase::Held { .. } | Phase::Restarting, WorkerEnd::Fenced) => {
+            (Phase::Held { .. } | Phase::Preparing(_) | Phase::Restarting, WorkerEnd::Fenced) => {
                 *phase = Phase::Releasing;
                 vec![
                     Effect::Release(name.clone(), None),
@@ -413,6 +429,10 @@ impl Ownership {
             (_, WorkerEnd::Revoked)
             | (Phase::Standby { .. } | Phase::Acquiring { .. } | Phase::Releasing, _) => Vec::new(),
         }
+    }
+
+    pub(super) fn phases_mut(&mut self) -> impl Iterator<Item = (&PipelineName, &mut Phase)> {
+        self.phases.iter_mut()
     }
 
     fn forget_unwanted(&mut self) {

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tide_model::{AgentName, Epoch, UnitName as PipelineName};
 use tokio::time::Instant;
 
-use super::{Effect, Event, Holder, Ownership, Wanted, WorkerEnd};
+use super::{Effect, Event, Holder, Ownership, PREPARATION, Wanted, WorkerEnd};
 
 fn name(text: &str) -> PipelineName {
     text.parse().unwrap()
@@ -62,6 +62,16 @@ impl Machine {
         });
         assert_eq!(effects, [Effect::Start(name("p"), Epoch(7))]);
         machine
+    }
+
+    /// "p" is to move to "other", which is asked to make ready.
+    fn moving_to_other(&mut self) {
+        let effects = self.discover(wanted(Some("other"), Holder::Agent, 1));
+        assert_eq!(effects, [Effect::Prepare(name("p"), agent("other"))]);
+    }
+
+    fn ready(&mut self, who: &str) -> Vec<Effect> {
+        self.step(Event::Ready(agent(who), vec![name("p")]))
     }
 
     fn ended(&mut self, end: WorkerEnd) -> Vec<Effect> {
@@ -151,9 +161,11 @@ fn a_dying_session_is_waited_for_at_growing_intervals() {
 #[test]
 fn moving_away_finishes_the_batch_then_names_the_successor() {
     let mut machine = Machine::holding();
+    machine.moving_to_other();
     assert_eq!(
-        machine.discover(wanted(Some("other"), Holder::Agent, 1)),
-        [Effect::Stop(name("p"))]
+        machine.ready("other"),
+        [Effect::Stop(name("p"))],
+        "the worker runs until the successor is ready"
     );
     assert_eq!(
         machine.ended(WorkerEnd::Stopped),
@@ -302,6 +314,7 @@ fn leaving_gives_everything_to_whom_discovery_names() {
         may_step_in: false,
     });
     machine.step(Event::Leave);
+    assert_eq!(machine.ready("other"), [Effect::Stop(name("p"))]);
     assert_eq!(
         machine.ended(WorkerEnd::Stopped),
         [Effect::Release(name("p"), Some(agent("other")))]
@@ -317,4 +330,61 @@ fn a_pipeline_that_nobody_may_take_is_given_up_only_by_a_held_agent() {
         may_step_in: false,
     };
     assert_eq!(machine.step(event), [Effect::Stop(name("p"))]);
+}
+
+#[test]
+fn a_successor_that_says_nothing_is_not_waited_for_longer_than_it_takes_to_prepare() {
+    let mut machine = Machine::holding();
+    machine.moving_to_other();
+    machine.now += PREPARATION / 2;
+    assert!(machine.step(Event::Overdue).is_empty());
+    machine.now += PREPARATION / 2;
+    assert_eq!(machine.step(Event::Overdue), [Effect::Stop(name("p"))]);
+}
+
+#[test]
+fn only_the_successor_can_say_that_it_is_ready() {
+    let mut machine = Machine::holding();
+    machine.moving_to_other();
+    assert!(machine.ready("third").is_empty());
+    let another = wanted(Some("third"), Holder::Agent, 1);
+    assert_eq!(
+        machine.discover(another),
+        [Effect::Prepare(name("p"), agent("third"))],
+        "the successor changed"
+    );
+    assert!(machine.ready("other").is_empty(), "the former successor");
+    assert_eq!(machine.ready("third"), [Effect::Stop(name("p"))]);
+}
+
+#[test]
+fn a_move_that_is_taken_back_while_it_is_prepared_stops_nothing() {
+    let mut machine = Machine::holding();
+    machine.moving_to_other();
+    let back = wanted(Some("me"), Holder::Agent, 1);
+    assert!(machine.discover(back).is_empty());
+    assert!(machine.ready("other").is_empty(), "too late");
+    let changed = wanted(Some("me"), Holder::Agent, 2);
+    assert_eq!(machine.discover(changed), [Effect::Stop(name("p"))]);
+}
+
+#[test]
+fn what_is_disabled_while_it_is_prepared_is_released_to_nobody() {
+    let mut machine = Machine::holding();
+    machine.moving_to_other();
+    assert_eq!(machine.discover(BTreeMap::new()), [Effect::Stop(name("p"))]);
+    assert_eq!(
+        machine.ended(WorkerEnd::Stopped),
+        [Effect::Release(name("p"), None)]
+    );
+}
+
+#[test]
+fn a_worker_that_breaks_off_while_its_successor_prepares_is_not_started_again() {
+    let mut machine = Machine::holding();
+    machine.moving_to_other();
+    assert_eq!(
+        machine.ended(WorkerEnd::Failed),
+        [Effect::Release(name("p"), Some(agent("other")))]
+    );
 }

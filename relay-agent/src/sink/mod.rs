@@ -10,6 +10,7 @@ mod stdout;
 mod webhook;
 
 use std::{
+    any::Any,
     future::Future,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -77,12 +78,20 @@ impl Progress {
 /// - **Identity**: a message carries the same event id on every delivery.
 /// - **Cancellation**: dropping the future of [`deliver`](Sink::deliver) publishes nothing more
 ///   than what is on the wire; the batch is then in doubt and will be delivered again.
+/// - **Preparation**: [`prepare`](Sink::prepare) happens in an agent that does not own the
+///   pipeline: it changes nothing downstream, and nothing that a consumer could see comes of it.
 /// - **Permission**: [`Context::may_publish`] is asked right before anything leaves the process.
-pub(crate) trait Sink: Sized + Send {
+pub(crate) trait Sink: Sized + Send + 'static {
     /// The word for it in metrics; the same as in `sink_type`.
     const KIND: &'static str;
     /// What it is opened from.
     type Settings: Send + Sync;
+
+    /// Does beforehand what would hold up a takeover, and returns the sink if it is worth keeping
+    /// until then. An error says why it cannot work, which whoever opens it will find out as well.
+    fn prepare(_: &Self::Settings) -> impl Future<Output = Result<Option<Self>, SinkError>> + Send {
+        async { Ok(None) }
+    }
 
     /// Connects, as far as that makes sense before the first message.
     fn open(
@@ -146,6 +155,30 @@ impl From<&SinkSpec> for Open {
             SinkSpec::Null => Self::Null(()),
         }
     }
+}
+
+/// Whether preparing is worth the while before anybody asks: a takeover after a crash would wait
+/// longer for this sink than for everything else.
+pub(crate) fn takes_long(spec: &SinkSpec) -> bool {
+    matches!(spec, SinkSpec::Kafka { .. })
+}
+
+impl Open {
+    /// See [`Sink::prepare`].
+    pub(crate) async fn prepare(&self) -> Result<Option<Box<dyn Any + Send>>, SinkError> {
+        match self {
+            Self::Stdout(settings) => boxed::<StdoutSink>(settings).await,
+            Self::File(settings) => boxed::<FileSink>(settings).await,
+            Self::Webhook(settings) => boxed::<WebhookSink>(settings).await,
+            Self::Kafka(settings) => boxed::<KafkaSink>(settings).await,
+            Self::Null(settings) => boxed::<NullSink>(settings).await,
+        }
+    }
+}
+
+async fn boxed<S: Sink>(settings: &S::Settings) -> Result<Option<Box<dyn Any + Send>>, SinkError> {
+    let prepared = S::prepare(settings).await?;
+    Ok(prepared.map(|sink| Box::new(sink) as Box<dyn Any + Send>))
 }
 
 /// Makes what takes long and needs no settings, before a takeover has to wait for it. Blocks.

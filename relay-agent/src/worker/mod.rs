@@ -28,7 +28,7 @@ use std::{sync::Arc, time::Duration};
 
 use tide_catalog::{PgPool, offsets::Claim};
 use tide_daemon::backoff::Backoff;
-use tide_model::{GroupName, PipelineSpec, PipelineState};
+use tide_model::{GroupName, PipelineSpec, PipelineState, SinkSpec};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -38,6 +38,7 @@ use crate::{
     discovery::Runnable,
     gauge::Gauge,
     ownership::WorkerEnd,
+    preparation::Shelf,
     sink::{
         Batch, Context, FileSink, KafkaSink, NullSink, Open, Progress, Sink, SinkError, StdoutSink,
         WebhookSink,
@@ -63,6 +64,7 @@ pub(crate) struct Services {
     pub(crate) pool: PgPool,
     pub(crate) committer: CommitterHandle,
     pub(crate) wakeups: WakeupHandle,
+    pub(crate) shelf: Shelf,
 }
 
 /// Delays between attempts.
@@ -137,22 +139,23 @@ async fn run_valid(
         trust: grant.trust.clone(),
     };
     let reader = Reader::new(services, runnable, spec, &grant.claim);
+    let sink = &spec.sink;
     let status_ref = &mut status;
-    let interrupt = match Open::from(&spec.sink.for_shard(grant.claim.pipeline.shard())) {
+    let interrupt = match Open::from(sink) {
         Open::Stdout(settings) => {
-            run_with::<StdoutSink>(settings, &context, services, reader, status_ref).await
+            run_with::<StdoutSink>(settings, sink, &context, services, reader, status_ref).await
         }
         Open::File(settings) => {
-            run_with::<FileSink>(settings, &context, services, reader, status_ref).await
+            run_with::<FileSink>(settings, sink, &context, services, reader, status_ref).await
         }
         Open::Webhook(settings) => {
-            run_with::<WebhookSink>(settings, &context, services, reader, status_ref).await
+            run_with::<WebhookSink>(settings, sink, &context, services, reader, status_ref).await
         }
         Open::Kafka(settings) => {
-            run_with::<KafkaSink>(settings, &context, services, reader, status_ref).await
+            run_with::<KafkaSink>(settings, sink, &context, services, reader, status_ref).await
         }
         Open::Null(settings) => {
-            run_with::<NullSink>(settings, &context, services, reader, status_ref).await
+            run_with::<NullSink>(settings, sink, &context, services, reader, status_ref).await
         }
     };
     status.wind_up(interrupt).await
@@ -161,14 +164,21 @@ async fn run_valid(
 /// Opens the sink, however long that takes, and delivers until interrupted.
 async fn run_with<S: Sink>(
     settings: S::Settings,
+    spec: &SinkSpec,
     context: &Context,
     services: &Services,
     mut reader: Reader,
     status: &mut Status,
 ) -> Interrupt {
-    let mut sink = match open_sink::<S>(&settings, context, status).await {
-        Ok(sink) => sink,
-        Err(interrupt) => return interrupt,
+    let mut sink = match services.shelf.take(&context.pipeline, spec) {
+        Some(prepared) => {
+            info!(pipeline.id = %context.pipeline, "sink was prepared");
+            prepared
+        }
+        None => match open_sink::<S>(&settings, context, status).await {
+            Ok(sink) => sink,
+            Err(interrupt) => return interrupt,
+        },
     };
     status.set(PipelineState::Running, None);
     let mut delivery = deliver::Delivery {

@@ -32,6 +32,26 @@ impl Sink for FileSink {
     const KIND: &'static str = "file";
     type Settings = Settings;
 
+    /// Looks whether the file could be opened, without making it: its owner may be about to.
+    async fn prepare(settings: &Settings) -> Result<Option<Self>, SinkError> {
+        let judged = |error| judge(settings, &error);
+        block_in_place(
+            || match OpenOptions::new().append(true).open(&settings.path) {
+                Ok(_) => Ok(None),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let directory = settings
+                        .path
+                        .parent()
+                        .filter(|path| path.components().next().is_some());
+                    let directory = directory.unwrap_or_else(|| std::path::Path::new("."));
+                    std::fs::read_dir(directory).map_err(judged)?;
+                    Ok(None)
+                }
+                Err(error) => Err(judged(error)),
+            },
+        )
+    }
+
     async fn open(settings: &Settings, context: &Context) -> Result<Self, SinkError> {
         block_in_place(|| {
             let judged = |error| judge(settings, &error);

@@ -48,6 +48,15 @@ impl Sink for KafkaSink {
     const KIND: &'static str = "kafka";
     type Settings = Settings;
 
+    async fn prepare(settings: &Settings) -> Result<Option<Self>, SinkError> {
+        let connection = Connection::open(settings)?;
+        connection.made_ready(&settings.topic).await?;
+        Ok(Some(Self {
+            settings: settings.clone(),
+            connection: Some(connection),
+        }))
+    }
+
     async fn open(settings: &Settings, _: &Context) -> Result<Self, SinkError> {
         let connection = Connection::open(settings)?;
         Ok(Self {

@@ -1,6 +1,9 @@
 //! librdkafka's producer, its settings, and what it complains about.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use rdkafka::{
     ClientConfig, ClientContext,
@@ -9,11 +12,14 @@ use rdkafka::{
     producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer, PurgeConfig},
     types::RDKafkaErrorCode,
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, task::spawn_blocking, time::Instant};
 use tracing::debug;
 
-use super::{Settings, SinkError};
+use super::{Settings, SinkError, judge::judge};
 use crate::sink::secret;
+
+/// How long one question about the topic may take.
+const METADATA: Duration = Duration::from_secs(1);
 
 /// A producer and its last complaint.
 pub(super) struct Connection {
@@ -32,13 +38,17 @@ impl Connection {
         for (name, value) in &settings.properties {
             config.set(name, secret::resolve(&format!("properties.{name}"), value)?);
         }
+        let debug = debugged(config.get("debug"));
         config
             .set("bootstrap.servers", &settings.brokers)
             .set("enable.idempotence", "true")
             .set("acks", "all")
             // Never: a message that times out is skipped, and its successors overtake it.
             .set("message.timeout.ms", "0")
-            .set_log_level(RDKafkaLogLevel::Warning);
+            // The only word about the producer's id is in librdkafka's log. It changes rarely, so
+            // saying so costs the hot path nothing.
+            .set("debug", debug)
+            .set_log_level(RDKafkaLogLevel::Debug);
         let complaints = Complaints::default();
         let producer = config
             .create_with_context(complaints.clone())
@@ -47,6 +57,25 @@ impl Connection {
             producer,
             complaints,
         })
+    }
+
+    /// Waits until a broker is connected, the topic's partitions are known and the producer has its
+    /// id. librdkafka looks twice a second whether it can ask for one, which is most of what a
+    /// fresh producer takes until its first message. Nothing is written, and no topic is created.
+    pub(super) async fn made_ready(&self, topic: &str) -> Result<(), SinkError> {
+        let (producer, topic) = (self.producer.clone(), topic.to_owned());
+        let asked = spawn_blocking(move || {
+            let answer = producer.client().fetch_metadata(Some(&topic), METADATA);
+            answer.map(drop)
+        });
+        asked
+            .await
+            .map_err(|error| SinkError::transient(error.to_string()))?
+            .map_err(|error| judge(&error, self.complaints.heard().last.clone()))?;
+        let mut numbered = self.complaints.numbered.subscribe();
+        // Cannot fail: the sender lives in `self`.
+        drop(numbered.wait_for(|numbered| *numbered).await);
+        Ok(())
     }
 
     /// Begins an attempt that purges what it queued unless it succeeds.
@@ -118,10 +147,17 @@ impl Drop for Attempt {
     }
 }
 
+/// librdkafka's `debug` property with what we need in it.
+fn debugged(theirs: Option<&str>) -> String {
+    theirs.map_or_else(|| "eos".to_owned(), |theirs| format!("{theirs},eos"))
+}
+
 /// Keeps what a client complained about: the messages' own errors often only say "timed out".
 #[derive(Debug, Clone, Default)]
 struct Complaints {
     heard: Arc<Mutex<Heard>>,
+    /// Whether the producer has got its id.
+    numbered: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -139,6 +175,9 @@ impl Complaints {
 impl ClientContext for Complaints {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!(?level, facility, message, "librdkafka");
+        if facility == "GETPID" && message.contains("Acquired PID") {
+            self.numbered.send_replace(true);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -57,11 +57,16 @@ impl Sink for WebhookSink {
     const KIND: &'static str = "webhook";
     type Settings = Settings;
 
+    /// Checks what it is made of. A connection would be of no use: HTTP has no way to open one
+    /// without asking for something, and the receiver would see that.
+    async fn prepare(settings: &Settings) -> Result<Option<Self>, SinkError> {
+        address(settings)?;
+        configured_headers(settings)?;
+        client().map(|_| None)
+    }
+
     async fn open(settings: &Settings, context: &Context) -> Result<Self, SinkError> {
-        let url = settings
-            .url
-            .parse()
-            .map_err(|error| SinkError::misconfigured(format!("url: {error}")))?;
+        let url = address(settings)?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(EPOCH, HeaderValue::from(context.epoch.0));
@@ -74,24 +79,9 @@ impl Sink for WebhookSink {
         {
             headers.insert(SHARD, shard);
         }
-        for (name, value) in &settings.headers {
-            let setting = format!("headers.{name}");
-            let value = secret::resolve(&setting, value)?;
-            let invalid =
-                |what| SinkError::misconfigured(format!("{setting}: not a valid header {what}"));
-            let mut value = HeaderValue::from_str(&value).map_err(|_| invalid("value"))?;
-            value.set_sensitive(true);
-            headers.insert(
-                HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid("name"))?,
-                value,
-            );
-        }
-        let client = CLIENT
-            .as_ref()
-            .map_err(|error| SinkError::misconfigured(error.clone()))?
-            .clone();
+        headers.extend(configured_headers(settings)?);
         Ok(Self {
-            client,
+            client: client()?,
             url,
             headers,
             timeout: settings.timeout,
@@ -119,6 +109,35 @@ impl Sink for WebhookSink {
         }
         Ok(())
     }
+}
+
+fn client() -> Result<Client, SinkError> {
+    CLIENT.clone().map_err(SinkError::misconfigured)
+}
+
+fn address(settings: &Settings) -> Result<reqwest::Url, SinkError> {
+    settings
+        .url
+        .parse()
+        .map_err(|error| SinkError::misconfigured(format!("url: {error}")))
+}
+
+/// The headers that the pipeline's owner wishes for, with their secrets in place.
+fn configured_headers(settings: &Settings) -> Result<HeaderMap, SinkError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &settings.headers {
+        let setting = format!("headers.{name}");
+        let value = secret::resolve(&setting, value)?;
+        let invalid =
+            |what| SinkError::misconfigured(format!("{setting}: not a valid header {what}"));
+        let mut value = HeaderValue::from_str(&value).map_err(|_| invalid("value"))?;
+        value.set_sensitive(true);
+        headers.insert(
+            HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid("name"))?,
+            value,
+        );
+    }
+    Ok(headers)
 }
 
 impl WebhookSink {

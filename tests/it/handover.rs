@@ -1,0 +1,82 @@
+//! What happens around the moment in which a pipeline changes hands.
+
+use anyhow::{Context as _, Result, ensure};
+use tide_sandbox::{
+    kafka::{MockKafka, Topic},
+    wait::eventually,
+};
+use tide_tests::{Fleet, FleetOptions, SOON, proof};
+
+/// Agents with one pipeline to Kafka, under load, and who owns it.
+async fn with_kafka(agents: usize) -> Result<(Fleet, MockKafka, String)> {
+    let mut fleet = Fleet::start(FleetOptions::agents(agents)).await?;
+    let kafka = MockKafka::start(&[Topic::new("topic", 2)])?;
+    fleet.add_kafka_pipeline("topic", "events", &kafka).await?;
+    fleet.wait_until_running().await?;
+    fleet.publish().await?;
+    fleet.publish_more(50).await?;
+    let owner = fleet.owners().await?["topic"].agent.clone();
+    Ok((fleet, kafka, owner))
+}
+
+/// The agent that has made itself ready for a crash.
+async fn standby(fleet: &mut Fleet) -> Result<String> {
+    let names = fleet.agent_names();
+    eventually(SOON, "a standby to prepare its sink", async || {
+        let ready = names.iter().find(|name| {
+            let log = fleet.agent(name).whole_log();
+            log.lines()
+                .any(|line| line.contains("sink prepared") && line.contains("standby"))
+        });
+        anyhow::Ok(ready.cloned())
+    })
+    .await
+    .context("nobody is ready")
+}
+
+#[tokio::test]
+async fn the_first_backup_is_ready_for_a_crash() -> Result<()> {
+    // GIVEN a pipeline to Kafka, whose owner's first backup has prepared its sink
+    let (mut fleet, _kafka, owner) = with_kafka(3).await?;
+    let backup = standby(&mut fleet).await?;
+    ensure!(backup != owner, "the owner is its own backup");
+    let metrics = fleet.agent(&backup).get("/metrics").await?;
+    ensure!(
+        metrics.body.contains("pg_tide_relay_prepared_sinks 1"),
+        "{}",
+        metrics.body
+    );
+    // WHEN the owner is killed
+    fleet.crash(&owner).await?;
+    // THEN that backup has the pipeline, and did not have to begin with its sink
+    fleet.agent(&backup).log("sink was prepared").await?;
+    fleet.wait_until_running().await?;
+    ensure!(fleet.owners().await?["topic"].agent == backup);
+    fleet.publish_more(50).await?;
+    proof::clean(&fleet.settle_and_check().await?)
+}
+
+#[tokio::test]
+async fn a_successor_is_ready_before_the_owner_lets_go() -> Result<()> {
+    // GIVEN a pipeline to Kafka, and an agent that is neither its owner nor ready for a crash
+    let (mut fleet, _kafka, owner) = with_kafka(3).await?;
+    let backup = standby(&mut fleet).await?;
+    let mut names = fleet.agent_names().into_iter();
+    let other = names
+        .find(|name| *name != owner && *name != backup)
+        .context("there are three")?;
+    drop(names);
+    // WHEN the pipeline is moved to it
+    let operation = fleet.move_to(&[("topic", &other)]).await?;
+    fleet.succeeded(operation).await?;
+    // THEN it had made its sink ready before it got the pipeline
+    fleet.agent(&other).log("sink was prepared").await?;
+    let log = fleet.agent(&other).whole_log();
+    let place = |text: &str| log.lines().position(|line| line.contains(text));
+    ensure!(
+        place("reason=\"offered\"") < place("acquired lock"),
+        "{log}"
+    );
+    fleet.publish_more(50).await?;
+    proof::exactly_once(&fleet.settle_and_check().await?)
+}
