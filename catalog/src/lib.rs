@@ -18,6 +18,7 @@ pub mod connection;
 pub mod dead_letters;
 pub mod error;
 pub mod fleet;
+pub mod handovers;
 pub mod intent;
 pub mod listener;
 pub mod lock_session;

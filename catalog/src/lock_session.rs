@@ -12,7 +12,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use sqlx::{Connection, PgConnection};
-use tide_model::{AgentName, GroupName, UnitName as PipelineName};
+use tide_model::{AgentName, GroupName, UnitName};
 
 use crate::{CatalogError, connection::Server, error::Doing};
 
@@ -21,7 +21,7 @@ pub struct LockSession {
     connection: PgConnection,
     group: GroupName,
     backend_pid: i32,
-    held: BTreeSet<PipelineName>,
+    held: BTreeSet<UnitName>,
 }
 
 impl LockSession {
@@ -61,7 +61,7 @@ impl LockSession {
     }
 
     /// The pipelines whose locks this session holds.
-    pub fn held(&self) -> &BTreeSet<PipelineName> {
+    pub fn held(&self) -> &BTreeSet<UnitName> {
         &self.held
     }
 
@@ -86,12 +86,12 @@ impl LockSession {
     /// holds already.
     pub async fn try_lock(
         &mut self,
-        pipelines: &[PipelineName],
-    ) -> Result<Vec<PipelineName>, CatalogError> {
+        pipelines: &[UnitName],
+    ) -> Result<Vec<UnitName>, CatalogError> {
         let wanted: Vec<&str> = pipelines
             .iter()
             .filter(|name| !self.held.contains(*name))
-            .map(PipelineName::as_str)
+            .map(UnitName::as_str)
             .collect();
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -106,12 +106,12 @@ impl LockSession {
         .fetch_all(&mut self.connection)
         .await
         .doing("locking pipelines")?;
-        let wanted: Vec<PipelineName> = pipelines
+        let wanted: Vec<UnitName> = pipelines
             .iter()
             .filter(|name| !self.held.contains(*name))
             .cloned()
             .collect();
-        let locked: Vec<PipelineName> = got
+        let locked: Vec<UnitName> = got
             .into_iter()
             .filter_map(|position| wanted.get(position as usize - 1).cloned())
             .collect();
@@ -120,11 +120,11 @@ impl LockSession {
     }
 
     /// Releases pipelines; what it does not hold is left alone.
-    pub async fn unlock(&mut self, pipelines: &[PipelineName]) -> Result<(), CatalogError> {
+    pub async fn unlock(&mut self, pipelines: &[UnitName]) -> Result<(), CatalogError> {
         let held: Vec<&str> = pipelines
             .iter()
             .filter(|name| self.held.contains(*name))
-            .map(PipelineName::as_str)
+            .map(UnitName::as_str)
             .collect();
         let released: Vec<bool> = sqlx::query_scalar(
             "-- unlock\n\

@@ -16,6 +16,7 @@ pub mod closest;
 pub mod cursor;
 pub mod drain;
 pub mod fleet;
+pub mod handover;
 pub mod name;
 pub mod operation;
 pub mod pipeline;
@@ -29,6 +30,7 @@ mod fields;
 
 pub use assignment::{Assignment, Candidate, Unit, assign};
 pub use cursor::{Cursor, Origin, Pass};
+pub use handover::HandoverKind;
 pub use name::{AgentName, Epoch, GroupName, Incarnation, InvalidName, OperationId, PipelineName};
 pub use pipeline::{PipelineSpec, SpecError};
 pub use sink_spec::SinkSpec;

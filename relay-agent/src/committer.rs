@@ -15,7 +15,7 @@ use tide_catalog::{
     offsets::{Advance, StateChange, offsets_advance, offsets_set_state},
 };
 use tide_daemon::backoff::Backoff;
-use tide_model::{Cursor, Epoch, GroupName, PipelineState, UnitName as PipelineName};
+use tide_model::{Cursor, Epoch, GroupName, PipelineState, UnitName};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
@@ -41,8 +41,8 @@ pub(crate) struct Fenced;
 
 #[derive(Debug, Default)]
 struct Pending {
-    advances: BTreeMap<PipelineName, (Advance, u64, watch::Sender<Stored>)>,
-    states: BTreeMap<PipelineName, StateChange>,
+    advances: BTreeMap<UnitName, (Advance, u64, watch::Sender<Stored>)>,
+    states: BTreeMap<UnitName, StateChange>,
 }
 
 /// The desk on which workers leave what is to be stored. Cheap to clone.
@@ -56,7 +56,7 @@ pub(crate) struct CommitterHandle {
 #[derive(Debug)]
 pub(crate) struct Positions {
     committer: CommitterHandle,
-    pipeline: PipelineName,
+    pipeline: UnitName,
     epoch: Epoch,
     number: u64,
     stored: watch::Sender<Stored>,
@@ -64,7 +64,7 @@ pub(crate) struct Positions {
 
 impl CommitterHandle {
     /// A line for one pipeline under one epoch.
-    pub(crate) fn positions(&self, pipeline: PipelineName, epoch: Epoch) -> Positions {
+    pub(crate) fn positions(&self, pipeline: UnitName, epoch: Epoch) -> Positions {
         let (stored, _) = watch::channel(Stored::UpTo(0));
         Positions {
             committer: self.clone(),
@@ -127,8 +127,8 @@ impl CommitterHandle {
     /// What could not be stored waits again, unless something newer has been left meanwhile.
     fn put_back(
         &self,
-        advances: BTreeMap<PipelineName, (Advance, u64, watch::Sender<Stored>)>,
-        states: BTreeMap<PipelineName, StateChange>,
+        advances: BTreeMap<UnitName, (Advance, u64, watch::Sender<Stored>)>,
+        states: BTreeMap<UnitName, StateChange>,
     ) {
         let mut pending = self.pending();
         for (pipeline, advance) in advances {
@@ -143,8 +143,8 @@ impl CommitterHandle {
 async fn store(
     pool: &PgPool,
     group: &GroupName,
-    advances: &BTreeMap<PipelineName, (Advance, u64, watch::Sender<Stored>)>,
-    states: &BTreeMap<PipelineName, StateChange>,
+    advances: &BTreeMap<UnitName, (Advance, u64, watch::Sender<Stored>)>,
+    states: &BTreeMap<UnitName, StateChange>,
 ) -> Result<(), CatalogError> {
     let mut connection = pool
         .acquire()

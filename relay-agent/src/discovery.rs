@@ -12,8 +12,9 @@ use tide_catalog::{
     pipelines::{StoredPipeline, pipeline_list, pipeline_reshard},
 };
 use tide_model::{
-    AgentName, GroupName, OperationId, PipelineName, PipelineSpec, SpecError, UnitName, assign,
-    assignment::Admits,
+    AgentName, Assignment, GroupName, HandoverKind, OperationId, PipelineName, PipelineSpec,
+    SpecError, UnitName, assign,
+    assignment::{Admits, Reason},
     fleet::{DatabaseView, HoldKind, PipelineRow},
 };
 
@@ -46,6 +47,8 @@ pub(crate) struct Discovery {
     pub(crate) generation: i64,
     /// Drains of this agent that are on record, to be settled once it is empty.
     pub(crate) drains: Vec<OperationId>,
+    /// Why those of ours that are assigned to others are to go.
+    pub(crate) departures: BTreeMap<UnitName, HandoverKind>,
     /// What to be ready for, should its owner vanish.
     pub(crate) standby: Standby,
     /// The live agent that this one watches.
@@ -187,10 +190,33 @@ fn digest(
         may_step_in: !leaving && view.admits(me) == Admits::All,
         generation: view.generation,
         drains,
+        departures: departures(view, &assignments, me),
         standby,
         specs,
         neighbour: neighbour(view, me),
     }
+}
+
+fn departures(
+    view: &DatabaseView,
+    assignments: &BTreeMap<UnitName, Assignment>,
+    me: &AgentName,
+) -> BTreeMap<UnitName, HandoverKind> {
+    let drained = view.admits(me) == Admits::Nothing;
+    view.pipelines
+        .iter()
+        .filter(|row| row.owner.as_ref() == Some(me))
+        .filter_map(|row| Some((&row.name, assignments.get(&row.name)?)))
+        .filter(|(_, assignment)| assignment.agent != *me)
+        .map(|(name, assignment)| {
+            let kind = match assignment.reason {
+                _ if drained => HandoverKind::Drain,
+                Reason::Placed => HandoverKind::Move,
+                Reason::Balanced | Reason::Kept | Reason::Unowned => HandoverKind::Rebalance,
+            };
+            (name.clone(), kind)
+        })
+        .collect()
 }
 
 /// What to be ready for. Working out who comes next costs more than a look, so it is left undone

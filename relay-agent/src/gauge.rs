@@ -4,13 +4,14 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
 };
 
 use tide_model::{Epoch, PipelineState, UnitName, report::PipelineReport};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::wakeup::WakeupHandle;
 
@@ -23,6 +24,7 @@ pub(crate) struct Gauge {
     /// When the oldest message in hand was written, nanoseconds since 1970; 0 while there is none.
     oldest_nanos: AtomicI64,
     state: Mutex<(PipelineState, Option<String>)>,
+    quiet_since: OnceLock<Instant>,
 }
 
 impl Gauge {
@@ -33,6 +35,7 @@ impl Gauge {
             last_change_id: AtomicI64::new(last_change_id),
             oldest_nanos: AtomicI64::new(0),
             state: Mutex::new((PipelineState::Starting, None)),
+            quiet_since: OnceLock::new(),
         }
     }
 
@@ -43,6 +46,16 @@ impl Gauge {
     pub(crate) fn waits_since(&self, oldest: Option<OffsetDateTime>) {
         let nanos = oldest.map_or(0, |oldest| oldest.unix_timestamp_nanos() as i64);
         self.oldest_nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// The worker delivers nothing more from now on.
+    pub(crate) fn quiet(&self) {
+        self.quiet_since.get_or_init(Instant::now);
+    }
+
+    /// Since when the worker has delivered nothing more.
+    pub(crate) fn quiet_since(&self) -> Option<Instant> {
+        self.quiet_since.get().copied()
     }
 
     /// Sets the state; true if it is news.

@@ -21,6 +21,7 @@ mod coordinator;
 mod crash_watch;
 mod discovery;
 mod gauge;
+mod handovers;
 mod health;
 mod locks;
 mod metrics;
@@ -57,6 +58,7 @@ use crate::{
     config::Config,
     coordinator::{Coordinator, Parts, StartError},
     gauge::Gauges,
+    handovers::{HandoverHandle, Recorder},
     health::{AgentProbes, Board},
     locks::Identity,
     preparation::{Preparer, Request, Shelf},
@@ -128,6 +130,7 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         committer,
         wakeups,
         shelf,
+        handovers: _,
     } = services;
     helpers.finish("committer", |stop| {
         committer.run(pool.clone(), group.clone(), stop)
@@ -138,6 +141,11 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         shelf,
         requests: ends.requests,
     };
+    let (handover_pool, name) = (pool.clone(), config.name.clone());
+    let handover_group = group.clone();
+    helpers.finish("hand-over recorder", |stop| {
+        ends.recorder.run(handover_pool, handover_group, name, stop)
+    });
     helpers.finish("preparer", |stop| preparer.run(stop));
     helpers.drop_at_stop(
         "listener",
@@ -166,6 +174,7 @@ struct Ends {
     gone: mpsc::Sender<AgentName>,
     nudges: mpsc::Sender<()>,
     requests: mpsc::Receiver<Request>,
+    recorder: Recorder,
     neighbour: watch::Receiver<Option<AgentName>>,
     incarnation: watch::Receiver<Option<Incarnation>>,
 }
@@ -176,6 +185,7 @@ fn wire(config: &Config, address: SocketAddr, lifecycle: &Lifecycle) -> (Parts, 
     let (gone_tx, gone) = mpsc::channel(16);
     let (nudges_tx, nudges) = mpsc::channel(4);
     let (preparations, requests) = mpsc::channel(64);
+    let (handovers, recorder) = handovers::channel();
     let (neighbour, neighbour_rx) = watch::channel(None);
     let (reports, reports_rx) = watch::channel(None);
     let identity = Identity {
@@ -188,7 +198,7 @@ fn wire(config: &Config, address: SocketAddr, lifecycle: &Lifecycle) -> (Parts, 
     let parts = Parts {
         config: config.clone(),
         identity,
-        services: services(config),
+        services: services(config, handovers),
         gauges: Gauges::default(),
         board: Board::new(),
         notices,
@@ -204,6 +214,7 @@ fn wire(config: &Config, address: SocketAddr, lifecycle: &Lifecycle) -> (Parts, 
         gone: gone_tx,
         nudges: nudges_tx,
         requests,
+        recorder,
         neighbour: neighbour_rx,
         incarnation: reports_rx,
     };
@@ -230,7 +241,7 @@ fn catalog_failure(error: CatalogError) -> Failure {
     Failure::failed(error).with_hint(hint)
 }
 
-fn services(config: &Config) -> Services {
+fn services(config: &Config, handovers: HandoverHandle) -> Services {
     let settings = [
         // Positions and snapshots change every read, and the statistics of an outbox never fit
         // its end: plans made for these very values, by index, are right every time.
@@ -249,6 +260,7 @@ fn services(config: &Config) -> Services {
         committer: CommitterHandle::default(),
         wakeups: WakeupHandle::default(),
         shelf: Shelf::default(),
+        handovers,
     }
 }
 

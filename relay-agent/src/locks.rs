@@ -20,15 +20,17 @@ use tide_catalog::{
     CatalogError,
     agents::{AgentRegistration, agent_register},
     connection::Server,
+    handovers::{Departure, handover_leave},
     listener::{RELEASED_PER_NOTICE, announce_released},
     lock_session::LockSession,
     offsets::{Claim, offsets_claim},
 };
-use tide_model::{AgentName, GroupName, Incarnation, UnitName as PipelineName};
+use tide_model::{AgentName, GroupName, HandoverKind, Incarnation, UnitName};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
+use tracing::debug;
 
 use crate::trust::{Trust, trusted_for};
 
@@ -47,13 +49,25 @@ pub(crate) struct Identity {
 pub(crate) enum Command {
     /// Lock these as far as they are free, and claim everything of them that we hold.
     Acquire(
-        Vec<PipelineName>,
+        Vec<UnitName>,
         oneshot::Sender<Result<Vec<Claim>, CatalogError>>,
     ),
     /// Unlock these and tell their successors.
-    Release(Vec<(PipelineName, Option<AgentName>)>, oneshot::Sender<()>),
+    Release(Vec<Release>, oneshot::Sender<()>),
     /// End the session in good order.
     Close(oneshot::Sender<()>),
+}
+
+/// A pipeline to be given back.
+#[derive(Debug)]
+pub(crate) struct Release {
+    pub(crate) pipeline: UnitName,
+    /// Who is to take it.
+    pub(crate) to: Option<AgentName>,
+    /// Why it goes; none where nobody is to take it.
+    pub(crate) kind: Option<HandoverKind>,
+    /// Since when nothing has been delivered.
+    pub(crate) quiet_since: Instant,
 }
 
 /// A session that stands.
@@ -185,14 +199,14 @@ impl Task {
     /// The outer error ends the session; the inner one is about these pipelines only.
     async fn acquire(
         &mut self,
-        pipelines: &[PipelineName],
+        pipelines: &[UnitName],
     ) -> Result<Result<Vec<Claim>, CatalogError>, CatalogError> {
         let patience = self.patience();
         let asked = Instant::now();
         // A failure half-way leaves locks that nobody knows of, so only a new session is certain.
         answered(patience, self.session.try_lock(pipelines)).await?;
         self.extend(asked);
-        let held: Vec<PipelineName> = pipelines
+        let held: Vec<UnitName> = pipelines
             .iter()
             .filter(|name| self.session.held().contains(*name))
             .cloned()
@@ -217,7 +231,7 @@ impl Task {
             }
         };
         // Deleted while we locked it: nothing to own.
-        let gone: Vec<PipelineName> = held
+        let gone: Vec<UnitName> = held
             .into_iter()
             .filter(|name| !claims.iter().any(|claim| claim.pipeline == *name))
             .collect();
@@ -227,19 +241,20 @@ impl Task {
         Ok(Ok(claims))
     }
 
-    async fn release(
-        &mut self,
-        pipelines: Vec<(PipelineName, Option<AgentName>)>,
-    ) -> Result<(), CatalogError> {
+    async fn release(&mut self, releases: Vec<Release>) -> Result<(), CatalogError> {
         let patience = self.patience();
-        let names: Vec<PipelineName> = pipelines.iter().map(|(name, _)| name.clone()).collect();
+        self.leave(&releases).await?;
+        let names: Vec<UnitName> = releases
+            .iter()
+            .map(|release| release.pipeline.clone())
+            .collect();
         let asked = Instant::now();
         answered(patience, self.session.unlock(&names)).await?;
         self.extend(asked);
-        let mut successors: BTreeMap<AgentName, Vec<PipelineName>> = BTreeMap::new();
-        for (name, to) in pipelines {
+        let mut successors: BTreeMap<AgentName, Vec<UnitName>> = BTreeMap::new();
+        for Release { pipeline, to, .. } in releases {
             if let Some(to) = to {
-                successors.entry(to).or_default().push(name);
+                successors.entry(to).or_default().push(pipeline);
             }
         }
         for (to, names) in successors {
@@ -250,6 +265,38 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    /// Stamps since when the pipelines have been silent. A hand-over that cannot be measured is
+    /// done all the same.
+    async fn leave(&mut self, releases: &[Release]) -> Result<(), CatalogError> {
+        let patience = self.patience();
+        let departures: Vec<Departure> = releases
+            .iter()
+            .map(|release| Departure {
+                pipeline: release.pipeline.clone(),
+                kind: release.kind,
+                quiet: release.quiet_since.elapsed(),
+            })
+            .collect();
+        let leave = handover_leave(
+            self.session.connection(),
+            &self.identity.group,
+            &self.identity.name,
+            self.incarnation,
+            &departures,
+        );
+        match answered(patience, leave).await {
+            Err(error) if breaks_session(&error) => Err(error),
+            Err(error) => {
+                debug!(
+                    error = &error as &dyn std::error::Error,
+                    "could not stamp a hand-over"
+                );
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     fn extend(&self, asked: Instant) {

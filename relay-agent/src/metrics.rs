@@ -5,6 +5,7 @@ use std::time::Duration;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use tide_model::HandoverKind;
 
 /// 1 while this agent runs the pipeline and messages flow, 0 while it runs it and they do not, or
 /// after it gave it away.
@@ -39,7 +40,7 @@ pub(crate) const DELIVERY_DURATION: &str = "pg_tide_relay_delivery_duration_seco
 pub(crate) const DISCOVERY_DURATION: &str = "pg_tide_relay_discovery_duration_seconds";
 /// Sinks that are ready for pipelines that are not ours yet.
 pub(crate) const PREPARED_SINKS: &str = "pg_tide_relay_prepared_sinks";
-/// From the notice that names us as successor to the first delivery attempt or idle read.
+/// From the former owner's silence to the new one's readiness.
 pub(crate) const HANDOVER_GAP: &str = "pg_tide_relay_handover_gap_seconds";
 
 /// Why a pipeline came or went; a closed set.
@@ -127,7 +128,7 @@ pub(crate) fn describe() {
     describe_histogram!(
         HANDOVER_GAP,
         Unit::Seconds,
-        "planned hand-over: from the notice to running"
+        "hand-over: from the former owner's silence to the new one's readiness"
     );
     for reason in TRANSITIONS {
         counter!(OWNERSHIP_TRANSITIONS, "reason" => reason).absolute(0);
@@ -157,6 +158,6 @@ pub(crate) fn fenced_write() {
     counter!(FENCED_WRITES).increment(1);
 }
 
-pub(crate) fn handover_gap(gap: Duration) {
-    histogram!(HANDOVER_GAP).record(gap);
+pub(crate) fn handover_gap(kind: HandoverKind, gap: Duration) {
+    histogram!(HANDOVER_GAP, "kind" => kind.as_str()).record(gap);
 }

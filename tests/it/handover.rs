@@ -1,6 +1,7 @@
 //! What happens around the moment in which a pipeline changes hands.
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use tide_sandbox::{
     kafka::{MockKafka, Topic},
     wait::eventually,
@@ -79,4 +80,77 @@ async fn a_successor_is_ready_before_the_owner_lets_go() -> Result<()> {
     );
     fleet.publish_more(50).await?;
     proof::exactly_once(&fleet.settle_and_check().await?)
+}
+
+/// Waits until a hand-over of this kind from this agent is on record, for every pipeline that it
+/// had, and returns how many hand-overs there are by now.
+async fn recorded(fleet: &Fleet, kind: &str, from: &str, count: usize) -> Result<i64> {
+    let sql = format!(
+        "SELECT count(*) = {count} FROM tide.events
+         WHERE kind = 'ownership.handed_over' AND detail ->> 'kind' = '{kind}' AND detail ->> 'from' = '{from}'
+           AND (detail ->> 'gap_seconds')::numeric BETWEEN 0 AND 60"
+    );
+    fleet
+        .wait_for_sql(&format!("{count} of kind {kind} from {from}"), &sql)
+        .await?;
+    total(fleet).await
+}
+
+async fn total(fleet: &Fleet) -> Result<i64> {
+    let sql = "SELECT count(*) FROM tide.events WHERE kind = 'ownership.handed_over'";
+    Ok(sqlx::query_scalar(sql).fetch_one(fleet.pool()).await?)
+}
+
+#[tokio::test]
+async fn every_hand_over_is_measured_and_says_why_it_was() -> Result<()> {
+    // GIVEN two agents with one pipeline each
+    let mut fleet = Fleet::start(FleetOptions::agents(2)).await?;
+    fleet.add_file_pipelines(2).await?;
+    fleet.wait_until_balanced().await?;
+    fleet.publish().await?;
+    ensure!(total(&fleet).await? == 0, "first owners take from nobody");
+    let owned = fleet.owned_by("relay-1").await?;
+    let pipeline = owned.iter().next().context("it has one")?;
+    // WHEN a pipeline is moved, an agent is drained and comes back, stops and comes back, and dies
+    let moved = fleet.move_to(&[(pipeline, "relay-2")]).await?;
+    fleet.succeeded(moved).await?;
+    recorded(&fleet, "move", "relay-1", 1).await?;
+    recorded(&fleet, "rebalance", "relay-2", 1).await?;
+    fleet.succeeded(fleet.drain("relay-2").await?).await?;
+    recorded(&fleet, "drain", "relay-2", 1).await?;
+    fleet.undrain("relay-2").await?;
+    recorded(&fleet, "move", "relay-1", 2).await?;
+    fleet.agent("relay-2").stop().await?;
+    recorded(&fleet, "shutdown", "relay-2", 1).await?;
+    fleet.wait_until_running().await?;
+    fleet.crash("relay-1").await?;
+    fleet.start_agent("relay-2").await?;
+    recorded(&fleet, "crash", "relay-1", 2).await?;
+    fleet.start_agent("relay-1").await?;
+    // THEN each was recorded as what it was, in the events and in the metrics
+    let before = recorded(&fleet, "rebalance", "relay-2", 2).await?;
+    let metrics = fleet.agent("relay-2").get("/metrics").await?;
+    ensure!(
+        metrics
+            .body
+            .contains("pg_tide_relay_handover_gap_seconds_count{kind=\"crash\"} 2"),
+        "{}",
+        metrics.body
+    );
+    // A restart for a new configuration is no hand-over, nor is a stop with nobody to take over.
+    fleet
+        .reconfigure(pipeline, json!({"batch_size": 10}))
+        .await?;
+    fleet.publish_more(50).await?;
+    for name in fleet.agent_names() {
+        fleet.agent(&name).stop().await?;
+    }
+    let last = total(&fleet).await?;
+    fleet.start_agent("relay-1").await?;
+    fleet.wait_until_running().await?;
+    ensure!(
+        total(&fleet).await? == last && last <= before + 1,
+        "only the first of the two had a successor"
+    );
+    proof::clean(&fleet.settle_and_check().await?)
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use tide_catalog::listener::Handshake;
-use tide_model::{AgentName, UnitName};
-use tokio::time::sleep;
+use tide_model::{AgentName, HandoverKind, UnitName};
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::{Answer, Coordinator};
+use super::{Answer, Coordinator, Leaving};
 use crate::{
+    locks::Release,
     ownership::PREPARATION,
     preparation::{self, Request},
 };
@@ -41,6 +42,21 @@ impl Coordinator {
             tokio::join!(sleep(PREPARATION), asking);
             drop(answer.send(Answer::Overdue).await);
         });
+    }
+
+    /// What is to be said when a pipeline goes.
+    pub(super) fn departing(&mut self, pipeline: UnitName, to: Option<AgentName>) -> Release {
+        let kind = if self.leaving == Leaving::No {
+            self.departures.get(&pipeline).copied()
+        } else {
+            Some(HandoverKind::Shutdown)
+        };
+        Release {
+            kind: kind.filter(|_| to.is_some()),
+            quiet_since: self.quiet.remove(&pipeline).unwrap_or_else(Instant::now),
+            pipeline,
+            to,
+        }
     }
 
     /// An owner is about to hand these to us. Those that we do not know yet need a look.

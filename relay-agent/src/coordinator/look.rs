@@ -67,11 +67,13 @@ impl Coordinator {
                     may_step_in,
                     generation,
                     drains,
+                    departures,
                     standby,
                     neighbour,
                 } = *discovery;
                 self.specs = specs;
                 self.drains = drains;
+                self.departures = departures;
                 self.prepare(Request::Standby(standby));
                 self.parts.neighbour.send_if_modified(|current| {
                     let changed = *current != neighbour;

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tide_catalog::{CatalogError, listener::Notice, offsets::Claim};
 use tide_daemon::backoff::Backoff;
-use tide_model::{AgentName, Incarnation, OperationId, UnitName as PipelineName};
+use tide_model::{AgentName, HandoverKind, Incarnation, OperationId, UnitName};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -28,7 +28,7 @@ use self::chore::Chore;
 use crate::{
     config::Config,
     discovery::{Discovery, Runnable},
-    gauge::Gauges,
+    gauge::{Gauge, Gauges},
     health::Board,
     locks::{self, Command, Established, Identity, OpenError, SessionEnd},
     ownership::{Effect, Event, Ownership, WorkerEnd},
@@ -79,11 +79,11 @@ enum Answer {
     Discovered(bool, Result<Box<Discovery>, CatalogError>),
     Acquired(
         Incarnation,
-        Vec<PipelineName>,
+        Vec<UnitName>,
         Option<Result<Vec<Claim>, CatalogError>>,
     ),
-    WorkerEnded(PipelineName, Incarnation, WorkerEnd),
-    Released(Incarnation, Vec<PipelineName>),
+    WorkerEnded(UnitName, Incarnation, WorkerEnd),
+    Released(Incarnation, Vec<UnitName>),
     /// A successor has had its time to make ready.
     Overdue,
     Beaten,
@@ -91,6 +91,7 @@ enum Answer {
 
 struct Running {
     stop: CancellationToken,
+    gauge: Arc<Gauge>,
 }
 
 struct Session {
@@ -115,10 +116,13 @@ pub(crate) struct Coordinator {
     parts: Parts,
     ownership: Ownership,
     session: Option<Session>,
-    running: BTreeMap<PipelineName, Running>,
-    specs: BTreeMap<PipelineName, Arc<Runnable>>,
-    claims: BTreeMap<PipelineName, Claim>,
-    offered: BTreeMap<PipelineName, Instant>,
+    running: BTreeMap<UnitName, Running>,
+    specs: BTreeMap<UnitName, Arc<Runnable>>,
+    claims: BTreeMap<UnitName, Claim>,
+    /// Why pipelines that are to go are to go.
+    departures: BTreeMap<UnitName, HandoverKind>,
+    /// Since when workers that have ended delivered nothing.
+    quiet: BTreeMap<UnitName, Instant>,
     tasks: JoinSet<()>,
     answers: mpsc::Receiver<Answer>,
     answer: mpsc::Sender<Answer>,
@@ -175,7 +179,8 @@ impl Coordinator {
             running: BTreeMap::new(),
             specs: BTreeMap::new(),
             claims: BTreeMap::new(),
-            offered: BTreeMap::new(),
+            departures: BTreeMap::new(),
+            quiet: BTreeMap::new(),
             tasks: JoinSet::new(),
             answers,
             answer,
@@ -253,10 +258,6 @@ impl Coordinator {
             Notice::Released(group, to, pipelines)
                 if ours(&group) && to == self.parts.config.name =>
             {
-                let now = Instant::now();
-                for pipeline in &pipelines {
-                    self.offered.insert(pipeline.clone(), now);
-                }
                 self.step(Event::Offered(pipelines));
             }
             Notice::Prepare(handshake)
@@ -313,7 +314,7 @@ impl Coordinator {
     fn step(&mut self, event: Event) {
         let effects = self.ownership.step(event, Instant::now());
         let mut releases = Vec::new();
-        let mut successors: BTreeMap<AgentName, Vec<PipelineName>> = BTreeMap::new();
+        let mut successors: BTreeMap<AgentName, Vec<UnitName>> = BTreeMap::new();
         for effect in effects {
             match effect {
                 Effect::Acquire(pipelines) => self.acquire(pipelines),

@@ -71,6 +71,7 @@ impl Coordinator {
             gauge!(names::PIPELINE_HEALTHY, "pipeline" => pipeline.to_string()).set(0.0);
         }
         self.claims.clear();
+        self.quiet.clear();
         self.step(Event::SessionLost);
         // An agent that is leaving has nothing left to hold.
         if self.leaving == Leaving::No {

@@ -4,15 +4,19 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use metrics::gauge;
 use tide_catalog::{CatalogError, offsets::Claim};
-use tide_model::{AgentName, Incarnation, UnitName as PipelineName};
-use tokio::{sync::oneshot, task::JoinSet, time::sleep};
+use tide_model::{AgentName, Incarnation, UnitName};
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{Answer, Coordinator, Running};
 use crate::{
     gauge::Gauge,
-    locks::Command,
+    locks::{Command, Release},
     metrics as names,
     ownership::{Event, WorkerEnd},
     worker::{self, Grant},
@@ -22,7 +26,7 @@ impl Coordinator {
     pub(super) fn acquired(
         &mut self,
         incarnation: Incarnation,
-        asked: Vec<PipelineName>,
+        asked: Vec<UnitName>,
         claims: Option<Result<Vec<Claim>, CatalogError>>,
     ) {
         if self
@@ -60,7 +64,7 @@ impl Coordinator {
         self.beat();
     }
 
-    pub(super) fn acquire(&mut self, pipelines: Vec<PipelineName>) {
+    pub(super) fn acquire(&mut self, pipelines: Vec<UnitName>) {
         let Some(session) = &self.session else { return };
         let (incarnation, commands, answer) = (
             session.incarnation,
@@ -84,7 +88,11 @@ impl Coordinator {
         });
     }
 
-    pub(super) fn release(&mut self, pipelines: Vec<(PipelineName, Option<AgentName>)>) {
+    pub(super) fn release(&mut self, pipelines: Vec<(UnitName, Option<AgentName>)>) {
+        let releases: Vec<Release> = pipelines
+            .into_iter()
+            .map(|(pipeline, to)| self.departing(pipeline, to))
+            .collect();
         let Some(session) = &self.session else { return };
         let (incarnation, commands, answer) = (
             session.incarnation,
@@ -92,20 +100,23 @@ impl Coordinator {
             self.answer.clone(),
         );
         self.tasks.spawn(async move {
-            let names = pipelines.iter().map(|(name, _)| name.clone()).collect();
-            let (reply, released) = oneshot::channel();
+            let names = releases
+                .iter()
+                .map(|release| release.pipeline.clone())
+                .collect();
+            let (reply, done) = oneshot::channel();
             if commands
-                .send(Command::Release(pipelines, reply))
+                .send(Command::Release(releases, reply))
                 .await
                 .is_ok()
-                && released.await.is_ok()
+                && done.await.is_ok()
             {
                 drop(answer.send(Answer::Released(incarnation, names)).await);
             }
         });
     }
 
-    pub(super) fn start_worker(&mut self, pipeline: PipelineName) {
+    pub(super) fn start_worker(&mut self, pipeline: UnitName) {
         let (Some(session), Some(claim), Some(runnable)) = (
             &self.session,
             self.claims.remove(&pipeline),
@@ -118,9 +129,7 @@ impl Coordinator {
             "acquired lock — spawning worker"
         );
         names::transition("acquired");
-        if let Some(offered) = self.offered.remove(&pipeline) {
-            names::handover_gap(offered.elapsed());
-        }
+        self.quiet.remove(&pipeline);
         let gauge = Arc::new(Gauge::new(
             claim.epoch,
             runnable.outbox.clone(),
@@ -128,8 +137,13 @@ impl Coordinator {
         ));
         self.parts.gauges.insert(pipeline.clone(), gauge.clone());
         let stop = CancellationToken::new();
-        self.running
-            .insert(pipeline.clone(), Running { stop: stop.clone() });
+        self.running.insert(
+            pipeline.clone(),
+            Running {
+                stop: stop.clone(),
+                gauge: gauge.clone(),
+            },
+        );
         let incarnation = session.incarnation;
         let grant = Grant {
             claim,
@@ -156,7 +170,7 @@ impl Coordinator {
 
     pub(super) fn worker_ended(
         &mut self,
-        pipeline: PipelineName,
+        pipeline: UnitName,
         incarnation: Incarnation,
         end: WorkerEnd,
     ) {
@@ -164,7 +178,10 @@ impl Coordinator {
         if !self.is_current(incarnation) {
             return;
         }
-        self.running.remove(&pipeline);
+        if let Some(running) = self.running.remove(&pipeline) {
+            let since = running.gauge.quiet_since().unwrap_or_else(Instant::now);
+            self.quiet.insert(pipeline.clone(), since);
+        }
         self.parts.gauges.remove(&pipeline);
         gauge!(names::PIPELINE_HEALTHY, "pipeline" => pipeline.to_string()).set(0.0);
         match end {
@@ -175,7 +192,7 @@ impl Coordinator {
         self.step(Event::WorkerEnded(pipeline, end));
     }
 
-    pub(super) fn released(&mut self, incarnation: Incarnation, pipelines: Vec<PipelineName>) {
+    pub(super) fn released(&mut self, incarnation: Incarnation, pipelines: Vec<UnitName>) {
         if !self.is_current(incarnation) {
             return;
         }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tide_model::{AgentName, Epoch, UnitName as PipelineName};
+use tide_model::{AgentName, Epoch, UnitName};
 use tokio::time::Instant;
 
 use super::preparing::{Preparing, Stance, entering};
@@ -55,27 +55,27 @@ pub(crate) enum Event {
     /// The fleet was looked at. Pipelines that are missing are disabled or deleted.
     Discovered {
         /// Every enabled pipeline.
-        wanted: BTreeMap<PipelineName, Wanted>,
+        wanted: BTreeMap<UnitName, Wanted>,
         /// Whether our holds let us take work that nobody assigned to us.
         may_step_in: bool,
     },
     /// An owner released these and named us.
-    Offered(Vec<PipelineName>),
+    Offered(Vec<UnitName>),
     /// An agent is ready to take these, or never will be readier.
-    Ready(AgentName, Vec<PipelineName>),
+    Ready(AgentName, Vec<UnitName>),
     /// Answer to [`Effect::Prepare`]: nobody is waited for any longer.
     Overdue,
     /// Answer to [`Effect::Acquire`]: what we got, and what somebody else holds.
     Acquired {
         /// Locked and claimed.
-        claimed: BTreeMap<PipelineName, Epoch>,
+        claimed: BTreeMap<UnitName, Epoch>,
         /// Everything else that was asked for.
-        refused: Vec<PipelineName>,
+        refused: Vec<UnitName>,
     },
     /// A worker has ended.
-    WorkerEnded(PipelineName, WorkerEnd),
+    WorkerEnded(UnitName, WorkerEnd),
     /// Answer to [`Effect::Release`].
-    Released(Vec<PipelineName>),
+    Released(Vec<UnitName>),
     /// Give everything away and take nothing more.
     Leave,
 }
@@ -84,17 +84,17 @@ pub(crate) enum Event {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Try to lock these and claim what was locked.
-    Acquire(Vec<PipelineName>),
+    Acquire(Vec<UnitName>),
     /// Start a worker under this epoch.
-    Start(PipelineName, Epoch),
+    Start(UnitName, Epoch),
     /// Ask the successor to make ready, and say [`Event::Overdue`] after
     /// [`PREPARATION`](super::PREPARATION). The
     /// worker goes on meanwhile.
-    Prepare(PipelineName, AgentName),
+    Prepare(UnitName, AgentName),
     /// Let the worker finish its batch and store its position.
-    Stop(PipelineName),
+    Stop(UnitName),
     /// Unlock, and tell the successor if there is one.
-    Release(PipelineName, Option<AgentName>),
+    Release(UnitName, Option<AgentName>),
     /// Look at the fleet again after this long, unless news comes earlier.
     LookAgainIn(Duration),
 }
@@ -138,8 +138,8 @@ pub(crate) struct Ownership {
     session: bool,
     leaving: bool,
     may_step_in: bool,
-    wanted: BTreeMap<PipelineName, Wanted>,
-    phases: BTreeMap<PipelineName, Phase>,
+    wanted: BTreeMap<UnitName, Wanted>,
+    phases: BTreeMap<UnitName, Phase>,
 }
 
 impl Ownership {
@@ -218,7 +218,7 @@ impl Ownership {
         if !self.session {
             return Vec::new();
         }
-        let names: BTreeSet<PipelineName> = self
+        let names: BTreeSet<UnitName> = self
             .wanted
             .keys()
             .chain(self.phases.keys())
@@ -315,7 +315,7 @@ impl Ownership {
         effects
     }
 
-    fn take_offer(&mut self, pipelines: Vec<PipelineName>) -> Vec<Effect> {
+    fn take_offer(&mut self, pipelines: Vec<UnitName>) -> Vec<Effect> {
         if !self.session || self.leaving {
             return Vec::new();
         }
@@ -355,8 +355,8 @@ impl Ownership {
 
     fn acquired(
         &mut self,
-        claimed: &BTreeMap<PipelineName, Epoch>,
-        refused: Vec<PipelineName>,
+        claimed: &BTreeMap<UnitName, Epoch>,
+        refused: Vec<UnitName>,
         now: Instant,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -399,7 +399,7 @@ impl Ownership {
         effects
     }
 
-    fn worker_ended(&mut self, name: &PipelineName, end: WorkerEnd) -> Vec<Effect> {
+    fn worker_ended(&mut self, name: &UnitName, end: WorkerEnd) -> Vec<Effect> {
         let Some(phase) = self.phases.get_mut(name) else {
             return Vec::new();
         };
@@ -431,7 +431,7 @@ impl Ownership {
         }
     }
 
-    pub(super) fn phases_mut(&mut self) -> impl Iterator<Item = (&PipelineName, &mut Phase)> {
+    pub(super) fn phases_mut(&mut self) -> impl Iterator<Item = (&UnitName, &mut Phase)> {
         self.phases.iter_mut()
     }
 

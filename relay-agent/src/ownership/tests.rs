@@ -1,11 +1,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use tide_model::{AgentName, Epoch, UnitName as PipelineName};
+use tide_model::{AgentName, Epoch, UnitName};
 use tokio::time::Instant;
 
 use super::{Effect, Event, Holder, Ownership, PREPARATION, Wanted, WorkerEnd};
 
-fn name(text: &str) -> PipelineName {
+fn name(text: &str) -> UnitName {
     text.parse().unwrap()
 }
 
@@ -13,7 +13,7 @@ fn agent(text: &str) -> AgentName {
     text.parse().unwrap()
 }
 
-fn wanted(assignee: Option<&str>, holder: Holder, revision: i64) -> BTreeMap<PipelineName, Wanted> {
+fn wanted(assignee: Option<&str>, holder: Holder, revision: i64) -> BTreeMap<UnitName, Wanted> {
     BTreeMap::from([(
         name("p"),
         Wanted {
@@ -44,7 +44,7 @@ impl Machine {
         self.ownership.step(event, self.now)
     }
 
-    fn discover(&mut self, wanted: BTreeMap<PipelineName, Wanted>) -> Vec<Effect> {
+    fn discover(&mut self, wanted: BTreeMap<UnitName, Wanted>) -> Vec<Effect> {
         self.step(Event::Discovered {
             wanted,
             may_step_in: true,

@@ -17,7 +17,7 @@ use std::{
 
 use tide_catalog::messages::Message;
 use tide_model::{Epoch, GroupName, SinkSpec, UnitName};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 pub(crate) use self::error::SinkError;
 use crate::trust::Trust;
@@ -98,6 +98,11 @@ pub(crate) trait Sink: Sized + Send + 'static {
         settings: &Self::Settings,
         context: &Context,
     ) -> impl Future<Output = Result<Self, SinkError>> + Send;
+
+    /// For a sink that can be opened before it can deliver: says true when it can.
+    fn warming(&self) -> Option<watch::Receiver<bool>> {
+        None
+    }
 
     /// Delivers a batch.
     fn deliver(

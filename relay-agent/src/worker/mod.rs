@@ -37,6 +37,7 @@ use crate::{
     committer::{CommitterHandle, Fenced, Positions},
     discovery::Runnable,
     gauge::Gauge,
+    handovers::HandoverHandle,
     ownership::WorkerEnd,
     preparation::Shelf,
     sink::{
@@ -65,6 +66,7 @@ pub(crate) struct Services {
     pub(crate) committer: CommitterHandle,
     pub(crate) wakeups: WakeupHandle,
     pub(crate) shelf: Shelf,
+    pub(crate) handovers: HandoverHandle,
 }
 
 /// Delays between attempts.
@@ -181,6 +183,9 @@ async fn run_with<S: Sink>(
         },
     };
     status.set(PipelineState::Running, None);
+    services
+        .handovers
+        .ready(context.pipeline.clone(), context.epoch, sink.warming());
     let mut delivery = deliver::Delivery {
         context,
         services,
@@ -191,6 +196,7 @@ async fn run_with<S: Sink>(
         Ok(never) => match never {},
         Err(interrupt) => interrupt,
     };
+    status.gauge.quiet();
     sink.close().await;
     interrupt
 }
@@ -280,6 +286,7 @@ impl Status {
 
     /// Stores what is left to be stored, if we still may.
     async fn wind_up(mut self, interrupt: Interrupt) -> WorkerEnd {
+        self.gauge.quiet();
         match interrupt {
             Interrupt::Revoked => WorkerEnd::Revoked,
             Interrupt::Fenced => WorkerEnd::Fenced,

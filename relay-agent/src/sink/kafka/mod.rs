@@ -17,7 +17,10 @@ use rdkafka::{
 };
 use serde_json::{Map, Value};
 use tide_catalog::messages::Message;
-use tokio::time::{Instant, interval, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval, sleep},
+};
 
 use self::{judge::judge, producer::Connection};
 use super::{Batch, Context, Sink, SinkError, envelope};
@@ -63,6 +66,10 @@ impl Sink for KafkaSink {
             settings: settings.clone(),
             connection: Some(connection),
         })
+    }
+
+    fn warming(&self) -> Option<watch::Receiver<bool>> {
+        self.connection.as_ref().map(Connection::numbered)
     }
 
     async fn deliver(&mut self, context: &Context, batch: &Batch<'_>) -> Result<(), SinkError> {

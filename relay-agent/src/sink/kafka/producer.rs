@@ -72,10 +72,15 @@ impl Connection {
             .await
             .map_err(|error| SinkError::transient(error.to_string()))?
             .map_err(|error| judge(&error, self.complaints.heard().last.clone()))?;
-        let mut numbered = self.complaints.numbered.subscribe();
+        let mut numbered = self.numbered();
         // Cannot fail: the sender lives in `self`.
         drop(numbered.wait_for(|numbered| *numbered).await);
         Ok(())
+    }
+
+    /// Whether the producer has got its id; it cannot send before.
+    pub(super) fn numbered(&self) -> watch::Receiver<bool> {
+        self.complaints.numbered.subscribe()
     }
 
     /// Begins an attempt that purges what it queued unless it succeeds.

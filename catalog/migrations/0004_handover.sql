@@ -1,0 +1,90 @@
+-- How long a pipeline stands still when it changes hands, measured on one clock: the database's.
+-- An owner that leaves stamps when it fell silent; what its successor was ready is compared with
+-- that. Each adds only durations of its own, so clocks of two machines never meet.
+
+ALTER TABLE tide.relay_consumer_offsets
+    ADD COLUMN left_at   timestamptz,
+    ADD COLUMN left_by   text,
+    ADD COLUMN left_kind text CHECK (left_kind IN ('drain', 'rebalance', 'shutdown', 'move', 'crash'));
+COMMENT ON COLUMN tide.relay_consumer_offsets.left_at IS
+    'When the former owner fell silent; NULL once its successor was ready. Of a crash: its last sign of life.';
+COMMENT ON COLUMN tide.relay_consumer_offsets.left_kind IS
+    'Why it left; NULL with left_at where nobody was to take over, which is no hand-over.';
+
+CREATE FUNCTION tide.relay_leave(
+    relay_group text, agent text, incarnation uuid, pipelines text[], kinds text[], quiet_ms double precision[]
+) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- A measurement: the hand-over does not wait for the disk on its account.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    UPDATE tide.relay_consumer_offsets o
+    SET left_at = clock_timestamp() - l.quiet_ms * interval '1 millisecond',
+        left_by = relay_leave.agent,
+        -- A rebalance that somebody asked for places pipelines too.
+        left_kind = CASE WHEN l.kind = 'move' AND EXISTS (
+                SELECT FROM tide.placements p
+                JOIN tide.operations op ON op.relay_group_id = p.relay_group_id AND op.generation = p.generation
+                WHERE p.relay_group_id = o.relay_group_id AND p.pipeline = o.name AND op.kind = 'rebalance')
+            THEN 'rebalance' ELSE l.kind END
+    FROM unnest(relay_leave.pipelines, relay_leave.kinds, relay_leave.quiet_ms) AS l (pipeline, kind, quiet_ms)
+    WHERE o.relay_group_id = relay_leave.relay_group AND o.name = l.pipeline
+      AND o.owner_incarnation = relay_leave.incarnation;
+END
+$$;
+COMMENT ON FUNCTION tide.relay_leave(text, text, uuid, text[], text[], double precision[]) IS
+    'Run by an owner right before it unlocks: since when it has been silent, and why it goes.';
+
+CREATE FUNCTION tide.relay_taken() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.owner_incarnation IS NOT DISTINCT FROM OLD.owner_incarnation THEN
+        -- The same run claims again, for a new configuration: nothing changed hands.
+        NEW.left_at := NULL;
+        NEW.left_by := NULL;
+        NEW.left_kind := NULL;
+    ELSIF OLD.left_at IS NULL AND OLD.owner IS NOT NULL
+          AND OLD.system_identifier = (SELECT c.system_identifier FROM pg_control_system() c) THEN
+        -- Nobody said goodbye.
+        NEW.left_at := greatest(OLD.updated_at, OLD.state_since,
+            (SELECT a.last_seen_at FROM tide.agents a
+             WHERE a.relay_group_id = OLD.relay_group_id AND a.name = OLD.owner
+               AND a.incarnation = OLD.owner_incarnation));
+        NEW.left_by := OLD.owner;
+        NEW.left_kind := 'crash';
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION tide.relay_taken() IS 'Notes, when a pipeline is claimed, since when its former owner has been gone.';
+-- Positions are stored without naming the epoch, so they never come by here.
+CREATE TRIGGER relay_taken BEFORE UPDATE OF epoch ON tide.relay_consumer_offsets
+    FOR EACH ROW WHEN (OLD.epoch IS DISTINCT FROM NEW.epoch) EXECUTE FUNCTION tide.relay_taken();
+
+CREATE FUNCTION tide.relay_ready(
+    relay_group text, agent text, pipelines text[], epochs bigint[], ready_ms double precision[]
+) RETURNS TABLE (pipeline text, kind text, former text, gap_seconds double precision)
+LANGUAGE sql AS $$
+    WITH ready AS (
+        SELECT o.name, o.epoch, o.left_by, o.left_kind,
+               greatest(extract(epoch FROM clock_timestamp() - r.ready_ms * interval '1 millisecond' - o.left_at), 0)
+                   ::double precision AS gap
+        FROM unnest(relay_ready.pipelines, relay_ready.epochs, relay_ready.ready_ms) AS r (pipeline, epoch, ready_ms)
+        JOIN tide.relay_consumer_offsets o
+          ON o.relay_group_id = relay_ready.relay_group AND o.name = r.pipeline AND o.epoch = r.epoch
+        WHERE o.left_at IS NOT NULL
+    ), settled AS (
+        UPDATE tide.relay_consumer_offsets o SET left_at = NULL, left_by = NULL, left_kind = NULL
+        FROM ready r
+        WHERE o.relay_group_id = relay_ready.relay_group AND o.name = r.name AND o.epoch = r.epoch
+    ), audited AS (
+        INSERT INTO tide.events (relay_group_id, actor, kind, subject, detail)
+        SELECT relay_ready.relay_group, relay_ready.agent, 'ownership.handed_over', r.name,
+               jsonb_build_object('kind', r.left_kind, 'from', r.left_by, 'to', relay_ready.agent,
+                                  'epoch', r.epoch, 'gap_seconds', round(r.gap::numeric, 6))
+        FROM ready r WHERE r.left_kind IS NOT NULL
+    )
+    SELECT r.name, r.left_kind, r.left_by, r.gap FROM ready r WHERE r.left_kind IS NOT NULL
+$$;
+COMMENT ON FUNCTION tide.relay_ready(text, text, text[], bigint[], double precision[]) IS
+    'Run by a new owner: since when it has been ready to deliver. Returns and records how long each pipeline stood still.';
