@@ -17,7 +17,9 @@ use tide_daemon::http::{Health, Probes};
 use tide_model::{UnitName, report::PipelineReport};
 use tokio::time::Instant;
 
-use crate::{gauge::Gauges, metrics as names, trust::Trust, wakeup::WakeupHandle};
+use crate::{
+    boot_clock::Moment, gauge::Gauges, metrics as names, trust::Trust, wakeup::WakeupHandle,
+};
 
 /// A coordinator that has not beaten for this long hangs; it beats every five seconds.
 const HUNG_AFTER: Duration = Duration::from_mins(1);
@@ -103,7 +105,7 @@ impl Probes for AgentProbes {
         }
         match &notes.trust {
             None => Health::failing("no lock session with PostgreSQL"),
-            Some(trust) if !trust.is_open(Instant::now()) => {
+            Some(trust) if !trust.is_open(Moment::now()) => {
                 Health::failing("PostgreSQL has not confirmed the lock session lately")
             }
             Some(_) if !notes.discovered => Health::failing("the fleet has not been looked at yet"),

@@ -16,6 +16,7 @@ pub mod args;
 pub mod config;
 pub mod status;
 
+mod boot_clock;
 mod committer;
 mod coordinator;
 mod crash_watch;

@@ -32,7 +32,10 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::trust::{Trust, trusted_for};
+use crate::{
+    boot_clock::Moment,
+    trust::{Trust, trusted_for},
+};
 
 /// Who we are on a lock session.
 #[derive(Debug, Clone)]
@@ -110,7 +113,7 @@ pub(crate) async fn open(
         weight: identity.weight,
     };
     agent_register(session.connection(), &registration).await?;
-    let asked = Instant::now();
+    let asked = Moment::now();
     session.ping().await?;
     let trust = Trust::new(asked, asked + trusted_for(lease));
     let (commands, inbox) = mpsc::channel(64);
@@ -174,7 +177,7 @@ impl Task {
                 command = self.inbox.recv() => command,
                 _ = pings.tick() => {
                     let patience = self.patience();
-                    let asked = Instant::now();
+                    let asked = Moment::now();
                     answered(patience, self.session.ping()).await?;
                     self.extend(asked);
                     continue;
@@ -202,7 +205,7 @@ impl Task {
         pipelines: &[UnitName],
     ) -> Result<Result<Vec<Claim>, CatalogError>, CatalogError> {
         let patience = self.patience();
-        let asked = Instant::now();
+        let asked = Moment::now();
         // A failure half-way leaves locks that nobody knows of, so only a new session is certain.
         answered(patience, self.session.try_lock(pipelines)).await?;
         self.extend(asked);
@@ -248,7 +251,7 @@ impl Task {
             .iter()
             .map(|release| release.pipeline.clone())
             .collect();
-        let asked = Instant::now();
+        let asked = Moment::now();
         answered(patience, self.session.unlock(&names)).await?;
         self.extend(asked);
         let mut successors: BTreeMap<AgentName, Vec<UnitName>> = BTreeMap::new();
@@ -299,7 +302,7 @@ impl Task {
         }
     }
 
-    fn extend(&self, asked: Instant) {
+    fn extend(&self, asked: Moment) {
         self.trust.extend(asked + trusted_for(self.lease));
     }
 

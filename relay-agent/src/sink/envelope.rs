@@ -119,13 +119,12 @@ pub(super) fn merged(headers: &str, own: Vec<(&'static str, String)>) -> Map<Str
 #[cfg(test)]
 mod tests {
     use tide_model::Epoch;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::trust::Trust;
 
     fn context() -> Context {
-        let now = Instant::now();
+        let now = crate::boot_clock::Moment::now();
         Context {
             group: "default".parse().unwrap(),
             pipeline: "orders".parse().unwrap(),

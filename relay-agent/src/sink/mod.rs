@@ -17,10 +17,10 @@ use std::{
 
 use tide_catalog::messages::Message;
 use tide_model::{Epoch, GroupName, SinkSpec, UnitName};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 pub(crate) use self::error::SinkError;
-use crate::trust::Trust;
+use crate::{boot_clock::Moment, trust::Trust};
 
 /// What a sink may say about where a message comes from.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub(crate) struct Context {
 impl Context {
     /// The last look before an act that cannot be taken back.
     pub(crate) fn may_publish(&self) -> Result<(), SinkError> {
-        if self.trust.is_open(Instant::now()) {
+        if self.trust.is_open(Moment::now()) {
             Ok(())
         } else {
             Err(SinkError::transient(
