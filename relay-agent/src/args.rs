@@ -54,6 +54,10 @@ pub struct Settings {
     /// How often to look for changes when no notification came: seconds, or 500ms, 5m [default: 30].
     #[arg(long, global = true, env = "TIDE_DISCOVERY_INTERVAL", value_parser = parse_seconds, value_name = "TIME")]
     pub discovery_interval: Option<Duration>,
+    /// Notice changes and dead agents at the discovery interval only: no listening session, no
+    /// watch on a neighbour. Slower by up to that interval in everything; for comparisons.
+    #[arg(long, global = true, env = "TIDE_DISCOVERY_ONLY")]
+    pub discovery_only: bool,
     /// How long a graceful shutdown may take [default: 30].
     #[arg(long, global = true, env = "TIDE_SHUTDOWN_TIMEOUT", value_parser = parse_seconds, value_name = "TIME")]
     pub shutdown_timeout: Option<Duration>,
@@ -79,8 +83,8 @@ pub struct Settings {
     )]
     pub log_format: Option<LogFormat>,
     /// TOML file with the same settings: `postgres_url`, `name`, `relay_group_id`,
-    /// `discovery_interval_secs`, `shutdown_timeout_secs`, `lease_secs`, `weight`,
-    /// `metrics_addr`, `control_plane`, `log_format`.
+    /// `discovery_interval_secs`, `discovery_only`, `shutdown_timeout_secs`, `lease_secs`,
+    /// `weight`, `metrics_addr`, `control_plane`, `log_format`.
     #[arg(long, global = true, env = "TIDE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -20,6 +20,8 @@ pub struct Config {
     pub group: GroupName,
     /// How often to look for changes without news.
     pub discovery_interval: Duration,
+    /// Whether that interval is all there is: nobody listens, nobody watches a neighbour.
+    pub discovery_only: bool,
     /// How long a graceful shutdown may take.
     pub shutdown_timeout: Duration,
     /// After how much silence the server frees the locks.
@@ -92,6 +94,7 @@ struct File {
     name: Option<String>,
     relay_group_id: Option<String>,
     discovery_interval_secs: Option<f64>,
+    discovery_only: Option<bool>,
     shutdown_timeout_secs: Option<f64>,
     lease_secs: Option<f64>,
     weight: Option<u32>,
@@ -155,6 +158,7 @@ impl Config {
             name,
             group,
             discovery_interval,
+            discovery_only: settings.discovery_only || file.discovery_only.unwrap_or(false),
             shutdown_timeout: duration(
                 settings.shutdown_timeout,
                 file.shutdown_timeout_secs,

@@ -148,12 +148,14 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         ends.recorder.run(handover_pool, handover_group, name, stop)
     });
     helpers.finish("preparer", |stop| preparer.run(stop));
-    helpers.drop_at_stop(
-        "listener",
-        notices::run(config.server.clone(), ends.notices),
-    );
-    let watch = crash_watch::run(config.server.clone(), group, ends.neighbour, ends.gone);
-    helpers.drop_at_stop("crash watch", watch);
+    if config.discovery_only {
+        info!(interval = ?config.discovery_interval, "looking at intervals only");
+    } else {
+        let listener = notices::run(config.server.clone(), ends.notices);
+        helpers.drop_at_stop("listener", listener);
+        let watch = crash_watch::run(config.server.clone(), group, ends.neighbour, ends.gone);
+        helpers.drop_at_stop("crash watch", watch);
+    }
     if let Some(reporter) = reporter {
         helpers.finish("reporter", |_| reporter.run());
     }

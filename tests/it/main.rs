@@ -10,5 +10,6 @@ mod hot_reload;
 mod planned;
 mod roles;
 mod seeds;
+mod sessions;
 mod shards;
 mod tour;

@@ -31,12 +31,14 @@
 //! | [`by_hand`] | messages published one by one, in an interleaving that the test chooses |
 //! | [`command`] | programs that run to their end: exit code and what they said |
 //! | [`scrape`] | metrics and probes over HTTP |
+//! | [`lookout`] | how long agents hold the vacuum horizon, and how many sessions they have |
 //! | [`proof`] | comparisons that say what differed |
 
 pub mod by_hand;
 pub mod catalog;
 pub mod command;
 pub mod fleet;
+pub mod lookout;
 pub mod proof;
 pub mod scrape;
 

@@ -65,6 +65,13 @@ impl AgentSpec {
         self
     }
 
+    /// With a flag that has no value.
+    #[must_use]
+    pub fn with_flag(mut self, flag: &str) -> Self {
+        self.args.push(flag.to_owned());
+        self
+    }
+
     /// Without a flag and its value.
     #[must_use]
     pub fn without(mut self, flag: &str) -> Self {

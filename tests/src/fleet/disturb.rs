@@ -40,6 +40,22 @@ impl Fleet {
         Ok(owned)
     }
 
+    /// Kills agents with SIGKILL, each before the end of another is waited for, and returns what
+    /// they owned.
+    pub async fn crash_together(&mut self, agents: &[&str]) -> Result<BTreeSet<String>> {
+        let mut owned = BTreeSet::new();
+        for agent in agents {
+            owned.extend(self.harm(Cause::Crash, agent).await?);
+        }
+        for agent in agents {
+            self.agent(agent).kill9()?;
+        }
+        for agent in agents {
+            self.agent(agent).ended().await?;
+        }
+        Ok(owned)
+    }
+
     /// Stops an agent in its tracks and returns what it owned.
     pub async fn freeze(&mut self, agent: &str) -> Result<BTreeSet<String>> {
         let owned = self.harm(Cause::Freeze, agent).await?;

@@ -134,14 +134,19 @@ impl Fleet {
         let names: Vec<String> = (1..=fleet.options.agents)
             .map(|number| format!("relay-{number}"))
             .collect();
-        // All are starting before the first is waited for.
-        for name in &names {
-            fleet.launch(name).await?;
-        }
-        for name in &names {
-            fleet.agent(name).started().await?;
-        }
+        fleet.start_agents(&names).await?;
         Ok(fleet)
+    }
+
+    /// Starts agents, all of them before the first is waited for.
+    pub async fn start_agents(&mut self, names: &[String]) -> Result<()> {
+        for name in names {
+            self.launch(name).await?;
+        }
+        for name in names {
+            self.agent(name).started().await?;
+        }
+        Ok(())
     }
 
     /// Starts one more agent, or a dead one again, and waits until it has joined.
@@ -162,9 +167,15 @@ impl Fleet {
     /// Starts an agent as the test specifies it, and waits until it has joined.
     pub async fn start_as(&mut self, spec: AgentSpec) -> Result<()> {
         let name = spec.name.clone();
-        self.agents
-            .insert(name.clone(), Agent::spawn(&spec, &self.scratch)?);
+        self.launch_as(spec)?;
         self.agent(&name).started().await
+    }
+
+    /// As [`start_as`](Self::start_as), without waiting for anything.
+    pub fn launch_as(&mut self, spec: AgentSpec) -> Result<()> {
+        let agent = Agent::spawn(&spec, &self.scratch)?;
+        self.agents.insert(spec.name, agent);
+        Ok(())
     }
 
     /// One of the agents.
@@ -249,8 +260,6 @@ impl Fleet {
             let proxy = Proxy::to_port(self.postgres.port()).await?;
             self.proxies.insert(name.to_owned(), proxy);
         }
-        let agent = Agent::spawn(&self.spec(name), &self.scratch)?;
-        self.agents.insert(name.to_owned(), agent);
-        Ok(())
+        self.launch_as(self.spec(name))
     }
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use sqlx::AssertSqlSafe;
-use tide_catalog::fleet::database_view;
+use tide_catalog::fleet::{Lag, database_view, read_view};
 use tide_model::{
-    PipelineState,
+    GroupName, PipelineState,
     fleet::{DatabaseView, PipelineRow},
 };
 use tide_sandbox::wait::eventually;
@@ -45,6 +45,12 @@ impl Fleet {
     pub async fn view(&self) -> Result<DatabaseView> {
         let mut connection = self.connection().await?;
         Ok(database_view(&mut connection, &self.group).await?)
+    }
+
+    /// Another group of the same database as PostgreSQL sees it; the lags are not looked at.
+    pub async fn view_of(&self, group: &GroupName) -> Result<DatabaseView> {
+        let mut connection = self.connection().await?;
+        Ok(read_view(&mut connection, group, Lag::Skip).await?)
     }
 
     /// One pipeline as PostgreSQL sees it.

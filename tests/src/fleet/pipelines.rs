@@ -91,6 +91,21 @@ impl Fleet {
         Ok(())
     }
 
+    /// Adds `null-1` to `null-N`, which discard what they read and are not judged.
+    pub async fn add_null_pipelines(&mut self, count: i32, outbox: &str) -> Result<()> {
+        let mut connection = self.connection().await?;
+        outbox_create(&mut connection, outbox, None).await?;
+        sqlx::query(
+            "SELECT tide.relay_set_outbox('null-' || number, $2, '{\"sink_type\": \"null\"}')
+             FROM generate_series(1, $1) number",
+        )
+        .bind(count)
+        .bind(outbox)
+        .execute(&mut *connection)
+        .await?;
+        Ok(())
+    }
+
     /// Adds a pipeline that writes to a file.
     pub async fn add_file_pipeline(&mut self, name: &str, outbox: &str) -> Result<()> {
         let path = self.file(name);
