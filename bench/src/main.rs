@@ -15,7 +15,7 @@ struct Args {
 enum Command {
     /// Rows a second from a backlog: a bare read loop, and a whole agent with the null sink.
     Relay(relay::Args),
-    /// From kill -9 of an owner to the next delivery by another agent.
+    /// From the loss of an owner, or a planned change, to the next delivery by another agent.
     Failover(failover::Args),
 }
 

@@ -9,7 +9,10 @@ use tide_sandbox::{
     leftovers::Scratch,
     postgres::{Postgres, PostgresOptions},
     process::{Process, ProcessSpec},
+    proxy::Proxy,
 };
+
+const DATABASE: &str = "bench";
 
 /// A cluster, a pool on it, and a place for logs.
 pub struct Rig {
@@ -20,7 +23,7 @@ pub struct Rig {
     /// Sessions on it.
     pub pool: PgPool,
     // Last, so that it outlives what uses it.
-    _postgres: Postgres,
+    postgres: Postgres,
 }
 
 impl Rig {
@@ -33,20 +36,32 @@ impl Rig {
             ..PostgresOptions::default()
         })
         .await?;
-        let url = postgres.create_database("bench").await?;
+        let url = postgres.create_database(DATABASE).await?;
         let server = Server::parse(&url, "tide-bench")?;
         schema::migrate(&mut server.connect().await?).await?;
         Ok(Self {
             scratch,
             pool: server.pool(8),
             url,
-            _postgres: postgres,
+            postgres,
         })
     }
 
-    /// Starts an agent and waits until it has looked at the fleet.
+    /// A proxy between an agent and the database, which can be cut, and the URL through it.
+    pub async fn cable(&self) -> Result<(Proxy, String)> {
+        let proxy = Proxy::to_port(self.postgres.port()).await?;
+        let url = self.postgres.url_via(proxy.port(), DATABASE);
+        Ok((proxy, url))
+    }
+
+    /// Starts an agent and waits until it has joined.
     pub async fn agent(&self, name: &str, args: &[&str]) -> Result<Process> {
-        let mut all: Vec<OsString> = vec!["--postgres-url".into(), self.url.clone().into()];
+        self.agent_at(&self.url, name, args).await
+    }
+
+    /// As [`agent`](Self::agent), reaching the database at another URL.
+    pub async fn agent_at(&self, url: &str, name: &str, args: &[&str]) -> Result<Process> {
+        let mut all: Vec<OsString> = vec!["--postgres-url".into(), url.into()];
         all.extend(["--name", name, "--metrics-addr", "127.0.0.1:0"].map(OsString::from));
         all.extend(args.iter().map(OsString::from));
         let program = binaries::find("tide-agent")
