@@ -87,6 +87,28 @@ pub async fn agent_beat(
     .doing("reporting to the catalog")
 }
 
+/// Records that the agent is about to stop, while it still holds its name: from now on nobody
+/// counts on it, so that the others share out what it gives away and do not try to fill it again.
+pub async fn agent_stopping(
+    connection: &mut PgConnection,
+    group: &GroupName,
+    name: &AgentName,
+    incarnation: Incarnation,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "-- agent_stopping\n\
+         UPDATE tide.agents SET stopped_at = now()\n\
+         WHERE relay_group_id = $1 AND name = $2 AND incarnation = $3 AND stopped_at IS NULL",
+    )
+    .bind(group.as_str())
+    .bind(name.as_str())
+    .bind(incarnation.0)
+    .execute(connection)
+    .await
+    .map(drop)
+    .doing("recording that it stops")
+}
+
 /// Records that the agent stopped in good order.
 pub async fn agent_stopped(
     connection: &mut PgConnection,

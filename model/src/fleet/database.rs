@@ -92,8 +92,15 @@ pub struct AgentRow {
     pub started_at: OffsetDateTime,
     /// When it last wrote to the database.
     pub last_seen_at: OffsetDateTime,
-    /// When it last stopped in good order, if it has not started since.
+    /// When it last stopped in good order, or began to, if it has not started since.
     pub stopped_at: Option<OffsetDateTime>,
+}
+
+impl AgentRow {
+    /// Whether it is giving everything away in order to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.alive && self.stopped_at.is_some()
+    }
 }
 
 /// Why an agent takes no work.
@@ -185,8 +192,11 @@ impl DatabaseView {
             .collect()
     }
 
-    /// The strictest of an agent's holds.
+    /// The strictest of an agent's holds; nothing while it stops.
     pub fn admits(&self, agent: &AgentName) -> Admits {
+        if self.agent(agent).is_some_and(AgentRow::is_stopping) {
+            return Admits::Nothing;
+        }
         let holds = self.holds.iter().filter(|hold| hold.agent == *agent);
         holds.fold(Admits::All, |admits, hold| match (admits, hold.kind) {
             (_, HoldKind::Drain) | (Admits::Nothing, _) => Admits::Nothing,
@@ -241,5 +251,81 @@ impl DatabaseView {
     /// The row of one agent.
     pub fn agent(&self, name: &AgentName) -> Option<&AgentRow> {
         self.agents.iter().find(|row| row.name == *name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(name: &str) -> AgentRow {
+        AgentRow {
+            name: name.parse().unwrap(),
+            incarnation: Incarnation(uuid::Uuid::nil()),
+            alive: true,
+            version: String::new(),
+            hostname: String::new(),
+            weight: 1,
+            metrics_addr: None,
+            started_at: OffsetDateTime::UNIX_EPOCH,
+            last_seen_at: OffsetDateTime::UNIX_EPOCH,
+            stopped_at: None,
+        }
+    }
+
+    fn pipeline(number: i64, owner: Option<&str>) -> PipelineRow {
+        PipelineRow {
+            name: format!("p{number}").parse().unwrap(),
+            outbox: "events".to_owned(),
+            sink: "null".to_owned(),
+            enabled: true,
+            revision: 1,
+            weight: 1,
+            lock_key: number,
+            owner: owner.map(|owner| owner.parse().unwrap()),
+            owner_pid: None,
+            epoch: None,
+            last_change_id: 0,
+            lag_rows: 0,
+            lag: Duration::ZERO,
+            state: None,
+            state_reason: None,
+            state_since: None,
+        }
+    }
+
+    #[test]
+    fn an_agent_that_stops_is_not_filled_up_again_with_what_the_others_have() {
+        // It has given away two of its four already, one of which nobody has taken yet.
+        let owners = ["a", "a", "b", "b", "b", "b", "b", "c", "c", "c", "c"];
+        let mut pipelines: Vec<PipelineRow> = (0..)
+            .zip(owners)
+            .map(|(number, owner)| pipeline(number, Some(owner)))
+            .collect();
+        pipelines.push(pipeline(11, None));
+        let mut view = DatabaseView {
+            group: "default".parse().unwrap(),
+            taken_at: OffsetDateTime::UNIX_EPOCH,
+            pipelines,
+            agents: ["a", "b", "c"].map(agent).to_vec(),
+            holds: Vec::new(),
+            placements: BTreeMap::new(),
+            generation: 0,
+        };
+        let moved_to_a = |view: &DatabaseView| {
+            let assigned = view.assignments();
+            assigned
+                .values()
+                .filter(|one| one.agent.as_str() == "a")
+                .count()
+        };
+        assert_eq!(moved_to_a(&view), 4, "it is there, and has little");
+        view.agents[0].stopped_at = Some(OffsetDateTime::UNIX_EPOCH);
+        assert_eq!(moved_to_a(&view), 0);
+        for row in view.pipelines.iter().filter(|row| row.owner.is_some()) {
+            let owner = row.owner.as_ref().unwrap();
+            let assigned = &view.assignments()[&row.name].agent;
+            assert!(owner.as_str() == "a" || assigned == owner, "{row:?}");
+        }
     }
 }

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use metrics::{gauge, histogram};
-use tide_catalog::{CatalogError, agents::agent_beat, operations::operation_settle};
+use tide_catalog::{
+    CatalogError, PgPool,
+    agents::{agent_beat, agent_stopping},
+    operations::operation_settle,
+};
+use tide_model::{AgentName, GroupName, Incarnation};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
@@ -33,9 +38,19 @@ impl Coordinator {
             self.parts.config.name.clone(),
         );
         let leaving = self.leaving != Leaving::No;
+        let stopping = self.session.as_ref().filter(|_| leaving);
+        let stopping = stopping.map(|session| session.incarnation);
         self.tasks.spawn(async move {
             let started = Instant::now();
-            let discovered = timeout(DISCOVERY_PATIENCE, discover(&pool, &group, &me, leaving))
+            let look = async {
+                // Before anything is given away: whoever looked without knowing it would see an
+                // agent with less and less, and hand it pipelines to make up for that.
+                if let Some(incarnation) = stopping {
+                    say_that_it_stops(&pool, &group, &me, incarnation).await;
+                }
+                discover(&pool, &group, &me, leaving).await
+            };
+            let discovered = timeout(DISCOVERY_PATIENCE, look)
                 .await
                 .unwrap_or(Err(CatalogError::Timeout(DISCOVERY_PATIENCE)));
             histogram!(names::DISCOVERY_DURATION).record(started.elapsed());
@@ -163,5 +178,27 @@ impl Coordinator {
             }
             drop(answer.send(Answer::Beaten).await);
         });
+    }
+}
+
+/// Others that do not hear of it move a little more than they must, so a failure stops nothing.
+async fn say_that_it_stops(
+    pool: &PgPool,
+    group: &GroupName,
+    me: &AgentName,
+    incarnation: Incarnation,
+) {
+    let said = match pool.acquire().await {
+        Ok(mut connection) => agent_stopping(&mut connection, group, me, incarnation).await,
+        Err(source) => Err(CatalogError::Database {
+            doing: "recording that it stops",
+            source,
+        }),
+    };
+    if let Err(error) = said {
+        debug!(
+            error = &error as &dyn std::error::Error,
+            "could not record that it stops"
+        );
     }
 }
