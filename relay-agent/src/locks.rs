@@ -51,10 +51,7 @@ pub(crate) struct Identity {
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Lock these as far as they are free, and claim everything of them that we hold.
-    Acquire(
-        Vec<UnitName>,
-        oneshot::Sender<Result<Vec<Claim>, CatalogError>>,
-    ),
+    Acquire(Vec<UnitName>, oneshot::Sender<Claims>),
     /// Unlock these and tell their successors.
     Release(Vec<Release>, oneshot::Sender<()>),
     /// End the session in good order.
@@ -72,6 +69,10 @@ pub(crate) struct Release {
     /// Since when nothing has been delivered.
     pub(crate) quiet_since: Instant,
 }
+/// What was claimed of what was asked for, or why nothing could be.
+type Claims = Result<Vec<Claim>, CatalogError>;
+/// One that asks for pipelines.
+type Acquisition = (Vec<UnitName>, oneshot::Sender<Claims>);
 
 /// A session that stands.
 #[derive(Debug)]
@@ -129,6 +130,7 @@ pub(crate) async fn open(
         lease,
         trust,
         inbox,
+        put_back: None,
     };
     Ok((established, task))
 }
@@ -141,6 +143,8 @@ pub(crate) struct Task {
     lease: Duration,
     trust: Trust,
     inbox: mpsc::Receiver<Command>,
+    /// Taken out of the inbox, but not yet its turn.
+    put_back: Option<Box<Command>>,
 }
 
 /// How a session ended.
@@ -174,7 +178,7 @@ impl Task {
         loop {
             let command = tokio::select! {
                 biased;
-                command = self.inbox.recv() => command,
+                command = self.next_command() => command,
                 _ = pings.tick() => {
                     let patience = self.patience();
                     let asked = Moment::now();
@@ -185,12 +189,19 @@ impl Task {
             };
             match command {
                 Some(Command::Acquire(pipelines, reply)) => {
-                    let claims = self.acquire(&pipelines).await?;
-                    drop(reply.send(claims));
+                    let asked = self.acquisitions_with((pipelines, reply));
+                    let pipelines: Vec<UnitName> = asked
+                        .iter()
+                        .flat_map(|(pipelines, _)| pipelines.iter().cloned())
+                        .collect();
+                    share_out(self.acquire(&pipelines).await?, asked);
                 }
                 Some(Command::Release(pipelines, reply)) => {
+                    let (pipelines, replies) = self.releases_with(pipelines, reply);
                     self.release(pipelines).await?;
-                    reply.send(()).unwrap_or_default();
+                    for reply in replies {
+                        reply.send(()).unwrap_or_default();
+                    }
                 }
                 Some(Command::Close(reply)) => return Ok(reply),
                 // The coordinator is gone; so is the reason for this session.
@@ -199,11 +210,51 @@ impl Task {
         }
     }
 
-    /// The outer error ends the session; the inner one is about these pipelines only.
-    async fn acquire(
+    /// Cancel-safe.
+    async fn next_command(&mut self) -> Option<Command> {
+        match self.put_back.take() {
+            Some(command) => Some(*command),
+            None => self.inbox.recv().await,
+        }
+    }
+
+    /// This one, and those that came while the session was busy: owners give pipelines away one by
+    /// one, as their workers finish, and one statement for all of them keeps up where one for each
+    /// falls behind. What another kind of command separates is not joined, so the order stands.
+    fn acquisitions_with(&mut self, first: Acquisition) -> Vec<Acquisition> {
+        let mut asked = vec![first];
+        while self.put_back.is_none() {
+            match self.inbox.try_recv() {
+                Ok(Command::Acquire(pipelines, reply)) => asked.push((pipelines, reply)),
+                Ok(other) => self.put_back = Some(Box::new(other)),
+                Err(_) => break,
+            }
+        }
+        asked
+    }
+
+    /// The same for what is given away.
+    fn releases_with(
         &mut self,
-        pipelines: &[UnitName],
-    ) -> Result<Result<Vec<Claim>, CatalogError>, CatalogError> {
+        mut pipelines: Vec<Release>,
+        reply: oneshot::Sender<()>,
+    ) -> (Vec<Release>, Vec<oneshot::Sender<()>>) {
+        let mut replies = vec![reply];
+        while self.put_back.is_none() {
+            match self.inbox.try_recv() {
+                Ok(Command::Release(more, reply)) => {
+                    pipelines.extend(more);
+                    replies.push(reply);
+                }
+                Ok(other) => self.put_back = Some(Box::new(other)),
+                Err(_) => break,
+            }
+        }
+        (pipelines, replies)
+    }
+
+    /// The outer error ends the session; the inner one is about these pipelines only.
+    async fn acquire(&mut self, pipelines: &[UnitName]) -> Result<Claims, CatalogError> {
         let patience = self.patience();
         let asked = Moment::now();
         // A failure half-way leaves locks that nobody knows of, so only a new session is certain.
@@ -309,6 +360,23 @@ impl Task {
     /// A stalled server costs a pause, not the session; one that is silent for this long is gone.
     fn patience(&self) -> Duration {
         self.lease * 3
+    }
+}
+
+/// Answers everybody who asked. One of them hears of an error; to the others it means that they got
+/// nothing, which makes them look again.
+fn share_out(claims: Claims, asked: Vec<Acquisition>) {
+    let (mut claims, mut error) = match claims {
+        Ok(claims) => (claims, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    for (pipelines, reply) in asked {
+        let (theirs, rest) = claims
+            .into_iter()
+            .partition(|claim| pipelines.contains(&claim.pipeline));
+        claims = rest;
+        // Nobody waits for it when the coordinator is gone.
+        drop(reply.send(error.take().map_or(Ok(theirs), Err)));
     }
 }
 
