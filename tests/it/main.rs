@@ -9,6 +9,7 @@ mod handover;
 mod hot_reload;
 mod planned;
 mod roles;
+mod scale;
 mod seeds;
 mod sessions;
 mod shards;
