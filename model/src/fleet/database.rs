@@ -291,6 +291,8 @@ mod tests {
             state: None,
             state_reason: None,
             state_since: None,
+            reshard_to: None,
+            settled: true,
         }
     }
 
