@@ -49,6 +49,10 @@ pub struct Tally {
     pub duplicates: BTreeMap<Explanation, usize>,
     /// Deliveries by a former owner, by cause.
     pub stale_epochs: BTreeMap<Explanation, usize>,
+    /// Former owners that delivered after a newer one had begun.
+    pub overlaps: usize,
+    /// Explained duplicates and late deliveries beyond what an owner may have under way.
+    pub excess: usize,
 }
 
 /// A judgement on one message.
@@ -66,6 +70,8 @@ pub enum Verdict {
     Duplicate(Explanation),
     /// From a former owner.
     StaleEpoch(Explanation),
+    /// Explained, but more than an owner may have under way.
+    Excess,
 }
 
 /// A judgement and the message it is about.
@@ -106,7 +112,7 @@ impl Accounts {
 impl Tally {
     /// See [`Accounts::is_clean`].
     pub fn is_clean(&self) -> bool {
-        let wrong = self.lost + self.phantom + self.altered + self.reordered;
+        let wrong = self.lost + self.phantom + self.altered + self.reordered + self.excess;
         wrong + self.unexplained_duplicates() + self.unexplained_stale_epochs() == 0
     }
 
@@ -146,6 +152,8 @@ impl Tally {
         self.phantom += other.phantom;
         self.altered += other.altered;
         self.reordered += other.reordered;
+        self.overlaps += other.overlaps;
+        self.excess += other.excess;
         for (sums, counts) in [
             (&mut self.duplicates, &other.duplicates),
             (&mut self.stale_epochs, &other.stale_epochs),
@@ -164,6 +172,7 @@ impl Tally {
             Verdict::Reordered => &mut self.reordered,
             Verdict::Duplicate(why) => self.duplicates.entry(why).or_default(),
             Verdict::StaleEpoch(why) => self.stale_epochs.entry(why).or_default(),
+            Verdict::Excess => &mut self.excess,
         };
         *number += 1;
     }
@@ -243,7 +252,14 @@ impl fmt::Display for Tally {
         )?;
         by_cause(formatter, &self.duplicates)?;
         formatter.write_str(", stale epochs ")?;
-        by_cause(formatter, &self.stale_epochs)
+        by_cause(formatter, &self.stale_epochs)?;
+        if self.overlaps > 0 {
+            write!(formatter, " from {} former owners", self.overlaps)?;
+        }
+        if self.excess > 0 {
+            write!(formatter, ", {} more than may be under way", self.excess)?;
+        }
+        Ok(())
     }
 }
 
@@ -251,7 +267,7 @@ impl Verdict {
     fn is_explained(self) -> bool {
         match self {
             Self::Duplicate(why) | Self::StaleEpoch(why) => why != Explanation::Unexplained,
-            Self::Lost | Self::Phantom | Self::Altered | Self::Reordered => false,
+            Self::Lost | Self::Phantom | Self::Altered | Self::Reordered | Self::Excess => false,
         }
     }
 }
@@ -265,6 +281,7 @@ impl fmt::Display for Verdict {
             Self::Reordered => formatter.write_str("reordered"),
             Self::Duplicate(why) => write!(formatter, "duplicate ({why})"),
             Self::StaleEpoch(why) => write!(formatter, "stale epoch ({why})"),
+            Self::Excess => formatter.write_str("more than may be under way"),
         }
     }
 }

@@ -26,6 +26,8 @@ pub enum Reach {
     All,
     /// These.
     Only(BTreeSet<String>),
+    /// Those that this agent owned at the time: only who [owned what](super::Tenures) tells which.
+    Agent(String),
 }
 
 /// A disturbance and the time in which its effects may arrive.
@@ -58,7 +60,8 @@ impl Reach {
 
     fn holds(&self, pipeline: &str) -> bool {
         match self {
-            Self::All => true,
+            // Without tenures anything may have been an agent's.
+            Self::All | Self::Agent(_) => true,
             Self::Only(pipelines) => pipelines.contains(pipeline),
         }
     }

@@ -8,7 +8,6 @@ pub(super) type Rank = usize;
 pub(super) struct Arrival {
     pub(super) novelty: Novelty,
     pub(super) order: Order,
-    pub(super) owner: Owner,
 }
 
 /// Whether it had been delivered before.
@@ -43,7 +42,26 @@ pub(super) struct KeyOrder {
     highest: Option<Rank>,
     /// Where the present run has got to: behind `highest` while it repeats.
     position: Option<Rank>,
-    epoch: Option<i64>,
+}
+
+/// The epochs seen so far in something that arrives in one order.
+#[derive(Debug, Default)]
+pub(super) struct Epochs {
+    highest: Option<i64>,
+}
+
+impl Epochs {
+    /// Who sends under this epoch, and whether it is the newest from now on.
+    pub(super) fn owner(&mut self, epoch: Option<i64>) -> Owner {
+        match (epoch, self.highest) {
+            (Some(now), Some(highest)) if now < highest => Owner::Former,
+            (Some(now), _) => {
+                self.highest = Some(now);
+                Owner::Current
+            }
+            (None, _) => Owner::Current,
+        }
+    }
 }
 
 impl KeyOrder {
@@ -53,13 +71,11 @@ impl KeyOrder {
             delivered: vec![false; committed],
             highest: None,
             position: None,
-            epoch: None,
         }
     }
 
     /// Takes one delivery into account. A rank is below the number of committed messages.
-    pub(super) fn arrive(&mut self, rank: Rank, epoch: Option<i64>) -> Arrival {
-        let owner = self.owner(epoch);
+    pub(super) fn arrive(&mut self, rank: Rank, owner: Owner) -> Arrival {
         let novelty = if self.delivered[rank] {
             Novelty::Duplicate
         } else {
@@ -77,22 +93,7 @@ impl KeyOrder {
         if owner == Owner::Current {
             self.position = Some(rank);
         }
-        Arrival {
-            novelty,
-            order,
-            owner,
-        }
-    }
-
-    fn owner(&mut self, epoch: Option<i64>) -> Owner {
-        match (epoch, self.epoch) {
-            (Some(now), Some(highest)) if now < highest => Owner::Former,
-            (Some(now), _) => {
-                self.epoch = Some(now);
-                Owner::Current
-            }
-            (None, _) => Owner::Current,
-        }
+        Arrival { novelty, order }
     }
 
     /// Whether going on with `rank` leaves out something that had been delivered before.
@@ -114,7 +115,7 @@ mod tests {
     fn judged(ranks: &[Rank]) -> String {
         let mut order = KeyOrder::new(10);
         ranks.iter().fold(String::new(), |mut text, rank| {
-            let arrival = order.arrive(*rank, None);
+            let arrival = order.arrive(*rank, Owner::Current);
             text.push(if arrival.novelty == Novelty::First {
                 '.'
             } else {
@@ -152,17 +153,17 @@ mod tests {
 
     #[test]
     fn a_former_owner_does_not_disturb_the_new_run() {
-        let mut order = KeyOrder::new(10);
+        let (mut order, mut epochs) = (KeyOrder::new(10), Epochs::default());
         for (rank, epoch) in [(0, 1), (1, 1), (2, 1), (1, 2)] {
-            assert_eq!(order.arrive(rank, Some(epoch)).owner, Owner::Current);
+            let owner = epochs.owner(Some(epoch));
+            assert_eq!(owner, Owner::Current);
+            order.arrive(rank, owner);
         }
-        let stale = order.arrive(3, Some(1));
-        assert_eq!(
-            (stale.owner, stale.novelty, stale.order),
-            (Owner::Former, Novelty::First, Order::Kept)
-        );
+        assert_eq!(epochs.owner(Some(1)), Owner::Former);
+        let stale = order.arrive(3, Owner::Former);
+        assert_eq!((stale.novelty, stale.order), (Novelty::First, Order::Kept));
         for rank in [2, 3, 4] {
-            assert_eq!(order.arrive(rank, Some(2)).order, Order::Kept);
+            assert_eq!(order.arrive(rank, epochs.owner(Some(2))).order, Order::Kept);
         }
     }
 }

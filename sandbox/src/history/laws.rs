@@ -15,6 +15,8 @@ struct Life {
     published: Vec<Entry>,
     stream: Stream,
     disturbances: Vec<Disturbance>,
+    /// What the owners stored.
+    positions: Vec<PositionChange>,
 }
 
 /// One thing an owner does.
@@ -24,10 +26,16 @@ enum Act {
     Batch(usize),
     /// Delivers so many messages and dies; the next owner starts from the committed offset.
     Crash(usize),
+    /// Gives the pipeline to another agent, with everything stored.
+    HandOver,
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    prop_oneof![3 => (1..8_usize).prop_map(Act::Batch), 1 => (0..8_usize).prop_map(Act::Crash)]
+    prop_oneof![
+        4 => (1..8_usize).prop_map(Act::Batch),
+        2 => (0..8_usize).prop_map(Act::Crash),
+        1 => Just(Act::HandOver),
+    ]
 }
 
 /// Keys of the messages in commit order (`None` for none), and what the owners did.
@@ -38,37 +46,47 @@ fn life() -> impl Strategy<Value = Life> {
 
 fn live(keys: &[Option<u8>], acts: &[Act]) -> Life {
     let published = commit(keys);
-    let mut deliveries = Vec::new();
-    let mut disturbances = Vec::new();
-    let (mut offset, mut epoch) = (0_usize, 1);
-    // The last owner delivers what is left.
-    let acts = acts.iter().cloned().chain([Act::Batch(usize::MAX)]);
-    for act in acts {
-        let (count, crashes) = match act {
-            Act::Batch(count) => (count, false),
-            Act::Crash(count) => (count, true),
-        };
-        let end = offset.saturating_add(count).min(published.len());
-        for (id, entry) in published.iter().enumerate().take(end).skip(offset) {
-            deliveries.push(delivery(entry, id, epoch, deliveries.len()));
-        }
-        if crashes {
-            epoch += 1;
-            let from = at(deliveries.len());
-            // Its effects are over once the lost batch has been delivered again.
-            let until = at(deliveries.len() + end - offset);
-            disturbances.push(Disturbance::new(Cause::Crash, Reach::All, from, until));
-            for (id, entry) in published.iter().enumerate().take(end).skip(offset) {
-                deliveries.push(delivery(entry, id, epoch, deliveries.len()));
-            }
-        }
-        offset = end;
-    }
-    Life {
+    let mut life = Life {
         published,
-        stream: Stream::new("p", "o", deliveries),
-        disturbances,
+        stream: Stream::new("p", "o", Vec::new()),
+        disturbances: Vec::new(),
+        positions: Vec::new(),
+    };
+    let (mut offset, mut epoch) = (0, 1);
+    life.store(epoch, offset);
+    // The last owner delivers what is left.
+    for act in acts.iter().cloned().chain([Act::Batch(usize::MAX)]) {
+        let end = |count: usize| offset.saturating_add(count).min(life.published.len());
+        match act {
+            Act::Batch(count) => {
+                let end = end(count);
+                life.deliver(offset..end, epoch);
+                offset = end;
+            }
+            Act::Crash(count) => {
+                let end = end(count);
+                life.deliver(offset..end, epoch);
+                let from = at(life.stream.deliveries.len());
+                // Its effects are over once the lost batch has been delivered again.
+                let until = at(life.stream.deliveries.len() + end - offset);
+                let reach = Reach::Agent(agent(epoch));
+                life.disturbances
+                    .push(Disturbance::new(Cause::Crash, reach, from, until));
+                epoch += 1;
+                life.store(epoch, offset);
+                life.deliver(offset..end, epoch);
+                offset = end;
+            }
+            Act::HandOver => epoch += 1,
+        }
+        life.store(epoch, offset);
     }
+    life
+}
+
+/// Everybody owns it once only.
+fn agent(epoch: i64) -> String {
+    format!("agent-{epoch}")
 }
 
 fn commit(keys: &[Option<u8>]) -> Vec<Entry> {
@@ -115,6 +133,34 @@ fn delivery(entry: &Entry, id: usize, epoch: i64, second: usize) -> Delivery {
 }
 
 impl Life {
+    fn deliver(&mut self, numbers: std::ops::Range<usize>, epoch: i64) {
+        for id in numbers {
+            let second = self.stream.deliveries.len();
+            let delivery = delivery(&self.published[id], id, epoch, second);
+            self.stream.deliveries.push(delivery);
+        }
+    }
+
+    fn store(&mut self, epoch: i64, offset: usize) {
+        self.positions.push(PositionChange {
+            pipeline: "p".to_owned(),
+            at: at(self.stream.deliveries.len()),
+            writer: agent(epoch),
+            after: Some(Position {
+                epoch,
+                owner: agent(epoch),
+                last_change_id: offset as i64,
+                horizon: None,
+            }),
+        });
+    }
+
+    fn blamed(&self) -> Tally {
+        let tenures = Tenures::of(&self.positions);
+        let streams = std::slice::from_ref(&self.stream);
+        check_by_tenure(&self.published, streams, &self.disturbances, &tenures).totals()
+    }
+
     fn judged(&self) -> Tally {
         check(
             &self.published,
@@ -122,6 +168,14 @@ impl Life {
             &self.disturbances,
         )
         .totals()
+    }
+
+    /// The last epoch under which this message arrived.
+    fn newest_epoch_of(&self, delivery: &Delivery) -> i64 {
+        let alike = self.stream.deliveries.iter();
+        let alike = alike.filter(|one| one.envelope.event_id == delivery.envelope.event_id);
+        let epochs = alike.filter_map(|one| one.envelope.epoch());
+        epochs.max().expect("every delivery has an epoch")
     }
 
     /// Where each message arrived for the first time.
@@ -163,6 +217,39 @@ proptest! {
         prop_assert_eq!(tally.delivered, life.published.len());
         let extra = life.stream.deliveries.len() - life.published.len();
         prop_assert_eq!(tally.duplicates_because(Cause::Crash), extra);
+    }
+
+    #[test]
+    fn a_legal_history_is_clean_whoever_is_to_blame(mut life in life()) {
+        // No batch is larger than 7, and none but the last is unstored.
+        life.stream.limits = Limits { unstored: Some(7), on_the_wire: Some(0) };
+        life.stream.arrivals = Arrivals::InOrder;
+        let tally = life.blamed();
+        prop_assert!(tally.is_clean(), "{tally}");
+        prop_assert_eq!(tally.overlaps, 0);
+        prop_assert_eq!(&tally.duplicates, &life.judged().duplicates);
+        prop_assert_eq!(check_positions(&life.positions), []);
+    }
+
+    #[test]
+    fn an_undisturbed_owner_is_never_excused(mut life in life()) {
+        // Without the crashes everything that came twice is somebody's fault.
+        let crashes = life.judged().duplicates_total();
+        life.disturbances.clear();
+        prop_assert_eq!(life.blamed().unexplained_duplicates(), crashes);
+    }
+
+    #[test]
+    fn one_more_delivery_of_an_undisturbed_owner_is_found(mut life in life(), which: Index) {
+        let mut again = which.get(&life.stream.deliveries).clone();
+        let newest = life.newest_epoch_of(&again);
+        // One that crashed might have had the right to leave it unstored.
+        let crashed = Reach::Agent(agent(newest));
+        prop_assume!(life.disturbances.iter().all(|crash| crash.reach != crashed));
+        let newer = i64::MAX.to_string();
+        again.envelope.headers.insert("tide-epoch".to_owned(), json!(newer));
+        life.stream.deliveries.push(again);
+        prop_assert_eq!(life.blamed().unexplained_duplicates(), 1);
     }
 
     #[test]

@@ -16,11 +16,23 @@
 //! reaches the pipeline will do. Nothing excuses loss, phantoms or disorder. What a former owner
 //! still had on the wire may arrive between the deliveries of the new one: a stale duplicate is
 //! counted as stale and as a duplicate, and does not disturb the new owner's order.
+//!
+//! # Who is to blame
+//! In a long run with many disturbances a window explains too much. [`check_by_tenure`] asks who is
+//! to blame instead: a message comes again because the one who delivered it *before* did not store
+//! that, and comes late because of the one who sends it. The [`Tenures`], read off the stored
+//! positions, say when that one was the owner, and only what was done to it in that time is a
+//! cause. No arrival times are needed. Causes excuse no more than an owner may have under way: see
+//! [`Limits`].
+//!
+//! [`check_positions`] judges the stored positions themselves.
 
 mod accounts;
 mod disturbance;
 mod key_order;
 mod pipeline;
+mod positions;
+mod tenure;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -31,7 +43,11 @@ use crate::{envelope::Delivery, publisher::Entry};
 pub use self::{
     accounts::{Accounts, Finding, PipelineAccount, Tally, Verdict},
     disturbance::{Cause, Disturbance, Explanation, Reach},
+    positions::{Position, PositionChange, PositionFault, PositionOffence, check_positions},
+    tenure::{Tenure, Tenures},
 };
+
+use self::pipeline::Evidence;
 
 /// What arrived from one pipeline.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +58,39 @@ pub struct Stream {
     pub outbox: String,
     /// In the order of arrival.
     pub deliveries: Vec<Delivery>,
+    /// What that order means.
+    pub arrivals: Arrivals,
+    /// Whether everything must have arrived.
+    pub end: End,
+    /// How much a disturbance may have cost.
+    pub limits: Limits,
+}
+
+/// What the order of arrival means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrivals {
+    /// It is the order in which the sink got everything.
+    InOrder,
+    /// It is only so for messages of one key, as with several partitions.
+    InOrderPerKey,
+}
+
+/// Whether everything must have arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Yes.
+    Complete,
+    /// No: the pipeline was deleted.
+    Open,
+}
+
+/// What an owner may have under way, in messages. No bound if absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Delivered, but not stored: what one disturbance of one tenure may deliver again.
+    pub unstored: Option<usize>,
+    /// On its way to the sink: what a former owner may deliver after its time.
+    pub on_the_wire: Option<usize>,
 }
 
 impl Stream {
@@ -55,6 +104,9 @@ impl Stream {
             pipeline: pipeline.into(),
             outbox: outbox.into(),
             deliveries,
+            arrivals: Arrivals::InOrderPerKey,
+            end: End::Complete,
+            limits: Limits::default(),
         }
     }
 }
@@ -81,11 +133,30 @@ pub fn by_pipeline(deliveries: Vec<Delivery>) -> BTreeMap<String, Vec<Delivery>>
 /// caller takes out of `published` what the pipeline was right not to deliver (dead letters, or
 /// what was published before it existed).
 pub fn check(published: &[Entry], streams: &[Stream], disturbances: &[Disturbance]) -> Accounts {
+    judge(published, streams, disturbances, Evidence::Times)
+}
+
+/// As [`check`], but by who is to blame.
+pub fn check_by_tenure(
+    published: &[Entry],
+    streams: &[Stream],
+    disturbances: &[Disturbance],
+    tenures: &Tenures,
+) -> Accounts {
+    judge(published, streams, disturbances, Evidence::Tenures(tenures))
+}
+
+fn judge(
+    published: &[Entry],
+    streams: &[Stream],
+    disturbances: &[Disturbance],
+    evidence: Evidence<'_>,
+) -> Accounts {
     let published: HashMap<Uuid, &Entry> = published
         .iter()
         .map(|entry| (entry.event_id, entry))
         .collect();
-    let judge = |stream| pipeline::judge(stream, &published, disturbances);
+    let judge = |stream| pipeline::judge(stream, &published, disturbances, evidence);
     Accounts {
         pipelines: streams.iter().map(judge).collect(),
     }

@@ -5,31 +5,51 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::{
-    Disturbance, PipelineAccount, Stream, Verdict, disturbance,
-    key_order::{KeyOrder, Novelty, Order, Owner, Rank},
+    Arrivals, Disturbance, End, Explanation, Limits, PipelineAccount, Stream, Tenures, Verdict,
+    disturbance,
+    key_order::{Epochs, KeyOrder, Novelty, Order, Owner, Rank},
 };
 use crate::{
     envelope::{Delivery, Envelope},
     publisher::{Entry, KeyPosition},
 };
 
+/// What tells a cause.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Evidence<'a> {
+    /// When something arrived.
+    Times,
+    /// Who is to blame.
+    Tenures(&'a Tenures),
+}
+
 pub(super) fn judge(
     stream: &Stream,
     published: &HashMap<Uuid, &Entry>,
     disturbances: &[Disturbance],
+    evidence: Evidence<'_>,
 ) -> PipelineAccount {
-    let mut judge = Judge::new(stream, published, disturbances);
+    let mut judge = Judge::new(stream, published, disturbances, evidence);
     for delivery in &stream.deliveries {
         judge.arrive(delivery);
     }
-    judge.close()
+    judge.close(stream.end)
 }
 
 struct Judge<'a> {
     disturbances: &'a [Disturbance],
+    evidence: Evidence<'a>,
     expected: HashMap<Uuid, Expected<'a>>,
     /// By key; what has no key is a key of its own with one message, which has no order.
     orders: HashMap<Lane<'a>, KeyOrder>,
+    /// By what arrives in one order: all of it, or each lane.
+    epochs: HashMap<Option<Lane<'a>>, Epochs>,
+    arrivals: Arrivals,
+    limits: Limits,
+    /// How much of each tenure was delivered again.
+    repeated: BTreeMap<Option<i64>, usize>,
+    /// How much each former owner delivered after its time.
+    belated: BTreeMap<Option<i64>, usize>,
     account: PipelineAccount,
 }
 
@@ -39,6 +59,8 @@ struct Expected<'a> {
     rank: Rank,
     /// The outbox id under which it first came.
     id: Option<i64>,
+    /// The newest epoch under which it came.
+    epoch: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +74,7 @@ impl<'a> Judge<'a> {
         stream: &Stream,
         published: &HashMap<Uuid, &'a Entry>,
         disturbances: &'a [Disturbance],
+        evidence: Evidence<'a>,
     ) -> Self {
         let entries = published
             .values()
@@ -79,6 +102,7 @@ impl<'a> Judge<'a> {
                     lane,
                     rank: *size,
                     id: None,
+                    epoch: None,
                 },
             );
             *size += 1;
@@ -91,8 +115,14 @@ impl<'a> Judge<'a> {
         account.tally.committed = expected.len();
         Self {
             disturbances,
+            evidence,
             expected,
             orders,
+            epochs: HashMap::new(),
+            arrivals: stream.arrivals,
+            limits: stream.limits,
+            repeated: BTreeMap::new(),
+            belated: BTreeMap::new(),
             account,
         }
     }
@@ -108,19 +138,23 @@ impl<'a> Judge<'a> {
             self.account
                 .note(Verdict::Altered, envelope.event_id, position);
         }
+        let one_order = match self.arrivals {
+            Arrivals::InOrder => None,
+            Arrivals::InOrderPerKey => Some(expected.lane),
+        };
+        let epoch = envelope.epoch();
+        let owner = self.epochs.entry(one_order).or_default().owner(epoch);
         let order = self
             .orders
             .get_mut(&expected.lane)
             .expect("every lane has its order");
-        let arrival = order.arrive(expected.rank, envelope.epoch());
-        let why = disturbance::explain(self.disturbances, &self.account.pipeline, delivery.at);
-        match arrival.novelty {
-            Novelty::First => self.account.tally.delivered += 1,
-            Novelty::Duplicate => {
-                self.account
-                    .note(Verdict::Duplicate(why), envelope.event_id, position);
-            }
-        }
+        let arrival = order.arrive(expected.rank, owner);
+        // A message comes again because of whoever delivered it before, and late because of its sender.
+        let blamed = match owner {
+            Owner::Current => expected.epoch,
+            Owner::Former => epoch,
+        };
+        expected.epoch = expected.epoch.max(epoch);
         match arrival.order {
             Order::Kept => {}
             Order::Late | Order::Skipped => {
@@ -128,16 +162,53 @@ impl<'a> Judge<'a> {
                     .note(Verdict::Reordered, envelope.event_id, position);
             }
         }
-        match arrival.owner {
-            Owner::Current => {}
+        if arrival.novelty == Novelty::First {
+            self.account.tally.delivered += 1;
+        }
+        if arrival.novelty == Novelty::First && owner == Owner::Current {
+            return;
+        }
+        let (why, times) = self.explain(delivery, blamed);
+        if arrival.novelty == Novelty::Duplicate {
+            self.account
+                .note(Verdict::Duplicate(why), envelope.event_id, position);
+        }
+        let (count, most) = match owner {
+            Owner::Current => {
+                let most = self.limits.unstored.map(|most| most * times);
+                (self.repeated.entry(blamed).or_default(), most)
+            }
             Owner::Former => {
                 self.account
                     .note(Verdict::StaleEpoch(why), envelope.event_id, position);
+                let most = self.limits.on_the_wire;
+                (self.belated.entry(blamed).or_default(), most)
             }
+        };
+        *count += 1;
+        if why != Explanation::Unexplained && most.is_some_and(|most| *count > most) {
+            self.account
+                .note(Verdict::Excess, envelope.event_id, position);
         }
     }
 
-    fn close(mut self) -> PipelineAccount {
+    /// Why something irregular arrived, and how many disturbances there were to cause it.
+    fn explain(&self, delivery: &Delivery, blamed: Option<i64>) -> (Explanation, usize) {
+        let pipeline = &self.account.pipeline;
+        match self.evidence {
+            Evidence::Times => (
+                disturbance::explain(self.disturbances, pipeline, delivery.at),
+                self.disturbances.len(),
+            ),
+            Evidence::Tenures(tenures) => tenures.explain(self.disturbances, pipeline, blamed),
+        }
+    }
+
+    fn close(mut self, end: End) -> PipelineAccount {
+        self.account.tally.overlaps = self.belated.len();
+        if end == End::Open {
+            return self.account;
+        }
         let mut lost: Vec<&Entry> = self
             .expected
             .values()

@@ -263,3 +263,141 @@ fn a_shared_sink_is_sorted_by_the_header() {
         .collect();
     assert_eq!(counts, [("p", 2), ("q", 1)]);
 }
+
+/// Owner `x1` claimed epoch 1 at second 0, `x2` epoch 2 at `handed_over`, and so on.
+fn tenures(claims: &[i64]) -> Tenures {
+    let claim = |(epoch, at): (i64, &i64)| {
+        let owner = format!("x{epoch}");
+        PositionChange {
+            pipeline: "p".to_owned(),
+            at: second(*at),
+            writer: owner.clone(),
+            after: Some(Position {
+                epoch,
+                owner,
+                last_change_id: 0,
+                horizon: None,
+            }),
+        }
+    };
+    Tenures::of(&(1..).zip(claims).map(claim).collect::<Vec<_>>())
+}
+
+fn done_to(agent: &str, from: i64, until: i64) -> Disturbance {
+    let reach = Reach::Agent(agent.to_owned());
+    Disturbance::new(Cause::Crash, reach, second(from), second(until))
+}
+
+fn blamed(
+    committed: &str,
+    stream: Stream,
+    disturbances: &[Disturbance],
+    tenures: &Tenures,
+) -> Tally {
+    check_by_tenure(&published(committed), &[stream], disturbances, tenures).totals()
+}
+
+#[test]
+fn a_crash_excuses_what_the_dead_owner_had_not_stored() {
+    let history = stream("a0 a1 a2 a1@2 a2@2 a3@2");
+    let tally = blamed(
+        "a0 a1 a2 a3",
+        history,
+        &[done_to("x1", 3, 3)],
+        &tenures(&[0, 4]),
+    );
+    assert_eq!(tally.duplicates_because(Cause::Crash), 2);
+    assert!(tally.is_clean(), "{tally}");
+}
+
+#[test]
+fn a_hand_over_that_repeats_is_found_although_somebody_crashed_before_and_after() {
+    let history = stream("a0 a1 a1@2 a2@2 a2@3 a3@3");
+    let disturbances = [done_to("x1", 1, 2), done_to("x3", 5, 6), done_to("y", 0, 9)];
+    let tally = blamed("a0 a1 a2 a3", history, &disturbances, &tenures(&[0, 3, 4]));
+    assert_eq!(tally.duplicates_because(Cause::Crash), 1, "{tally}");
+    assert_eq!(tally.unexplained_duplicates(), 1, "{tally}");
+}
+
+#[test]
+fn what_a_successor_had_no_time_to_repeat_is_still_the_fault_of_the_crash() {
+    // The second owner repeats a1 only and hands over; the third repeats a2.
+    let history = stream("a0 a1 a2 a1@2 a2@3 a3@3");
+    let tally = blamed(
+        "a0 a1 a2 a3",
+        history,
+        &[done_to("x1", 2, 2)],
+        &tenures(&[0, 3, 4]),
+    );
+    assert_eq!(tally.duplicates_because(Cause::Crash), 2);
+    assert!(tally.is_clean(), "{tally}");
+}
+
+#[test]
+fn more_than_an_owner_has_under_way_is_excess() {
+    let history = |unstored| Stream {
+        limits: Limits {
+            unstored: Some(unstored),
+            on_the_wire: None,
+        },
+        ..stream("a0 a1 a2 a0@2 a1@2 a2@2")
+    };
+    let judged = |unstored, disturbances: &[Disturbance]| {
+        blamed(
+            "a0 a1 a2",
+            history(unstored),
+            disturbances,
+            &tenures(&[0, 3]),
+        )
+    };
+    let crash = done_to("x1", 2, 3);
+    assert!(judged(3, std::slice::from_ref(&crash)).is_clean());
+    let tally = judged(2, std::slice::from_ref(&crash));
+    assert_eq!(tally.excess, 1);
+    assert!(!tally.is_clean());
+    assert!(
+        judged(2, &[crash.clone(), crash]).is_clean(),
+        "twice as much for two"
+    );
+}
+
+#[test]
+fn a_former_owner_may_send_what_was_on_the_wire_and_no_more() {
+    let history = |on_the_wire| Stream {
+        limits: Limits {
+            unstored: None,
+            on_the_wire: Some(on_the_wire),
+        },
+        arrivals: Arrivals::InOrder,
+        ..stream("a0 a0@2 b0 a1@2 c0")
+    };
+    let freeze = [done_to("x1", 1, 5)];
+    let judged = |most| blamed("a0 b0 a1 c0", history(most), &freeze, &tenures(&[0, 1]));
+    let tally = judged(2);
+    assert_eq!(tally.stale_epochs[&Explanation::Because(Cause::Crash)], 2);
+    assert_eq!((tally.overlaps, tally.excess), (1, 0));
+    assert!(tally.is_clean(), "{tally}");
+    assert_eq!(judged(1).excess, 1);
+}
+
+#[test]
+fn a_former_owner_of_another_key_is_seen_only_where_everything_is_in_order() {
+    let history = |arrivals| Stream {
+        arrivals,
+        ..stream("a0@2 b0")
+    };
+    let judged = |arrivals| blamed("a0 b0", history(arrivals), &[], &tenures(&[0, 1]));
+    assert_eq!(judged(Arrivals::InOrder).unexplained_stale_epochs(), 1);
+    assert!(judged(Arrivals::InOrderPerKey).is_clean());
+}
+
+#[test]
+fn a_deleted_pipeline_owes_nothing_but_order() {
+    let history = |text| Stream {
+        end: End::Open,
+        ..stream(text)
+    };
+    let judged = |text| check(&published("a0 a1 a2"), &[history(text)], &[]).totals();
+    assert!(judged("a0 a1").is_clean());
+    assert_eq!(judged("a1 a0").reordered, 1);
+}

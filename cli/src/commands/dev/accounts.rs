@@ -103,7 +103,11 @@ impl TourReport {
 
 fn is_excused(verdict: Verdict) -> bool {
     match verdict {
-        Verdict::Lost | Verdict::Phantom | Verdict::Altered | Verdict::Reordered => false,
+        Verdict::Lost
+        | Verdict::Phantom
+        | Verdict::Altered
+        | Verdict::Reordered
+        | Verdict::Excess => false,
         Verdict::Duplicate(why) | Verdict::StaleEpoch(why) => why != Explanation::Unexplained,
     }
 }
