@@ -13,11 +13,13 @@ endif
 
 # Cargo and the tests use all processors by themselves, and the order of the checks means something.
 .NOTPARALLEL:
-.PHONY: help demo test setup fmt clippy doc proto breaking deploy-check deny build examples postgres unit system
+.PHONY: help demo test torture mutations setup fmt clippy doc proto breaking deploy-check deny build examples postgres unit system
 
 help:
 	@echo 'make demo     a fleet on this machine: failover, drain, rebalance (needs no other set-up)'
 	@echo 'make test     every check, cheapest first, then every test; PG=14 to PG=18 chooses PostgreSQL'
+	@echo 'make torture  random faults for SECONDS (300), drawn from SEED, or as PLAN (a file) says'
+	@echo 'make mutations  whether torture finds the bugs in tests/mutations within SECONDS (300)'
 	@echo 'one check:    make fmt | proto | deploy-check | deny | clippy | doc | examples | unit | system'
 
 demo:
@@ -27,6 +29,15 @@ demo:
 
 test: setup fmt proto deploy-check deny clippy doc build examples
 	$(STEP) 'tests' cargo nextest run --locked --workspace
+
+# A seed is drawn if none is given, and printed in any case.
+torture:
+	$(STEP) 'build' cargo build --locked --workspace --bins
+	$(STEP) 'torture' $(TARGET)/debug/tide-torture $(if $(PLAN),--plan $(PLAN),\
+	    $(SECONDS:%=--seconds %) $(SEED:%=--seed %))
+
+mutations:
+	$(STEP) 'mutations' scripts/check-mutations.sh $(or $(SECONDS),300)
 
 setup:
 	$(STEP) 'set-up' scripts/setup.sh test $(PG:%=pg-%)

@@ -13,4 +13,5 @@ mod scale;
 mod seeds;
 mod sessions;
 mod shards;
+mod torture;
 mod tour;

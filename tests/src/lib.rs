@@ -33,6 +33,7 @@
 //! | [`scrape`] | metrics and probes over HTTP |
 //! | [`lookout`] | how long agents hold the vacuum horizon, and how many sessions they have |
 //! | [`proof`] | comparisons that say what differed |
+//! | [`torture`] | random fault runs: a plan from a seed, an executor, a verdict |
 
 pub mod by_hand;
 pub mod catalog;
@@ -41,6 +42,7 @@ pub mod fleet;
 pub mod lookout;
 pub mod proof;
 pub mod scrape;
+pub mod torture;
 
 use std::time::Duration;
 

@@ -25,8 +25,8 @@ impl Fleet {
     /// Ends the load and returns everything that is committed.
     pub async fn settle_load(&mut self) -> Result<Vec<Entry>> {
         let mut published = self.drafts.entries().to_vec();
-        if let Some(publisher) = self.publisher.take() {
-            published.extend(publisher.stop(SOON).await?.entries);
+        if let Some(ledger) = self.stop_publishing().await? {
+            published.extend(ledger.entries);
         }
         ensure!(
             !published.is_empty(),

@@ -17,7 +17,7 @@ use tide_sandbox::{
     leftovers::Scratch,
     postgres::{Postgres, PostgresOptions},
     proxy::Proxy,
-    publisher::{PublishPlan, Publisher},
+    publisher::{Ledger, PublishPlan, Publisher},
 };
 
 use self::disturb::Disturbed;
@@ -178,6 +178,16 @@ impl Fleet {
         Ok(())
     }
 
+    /// Starts an agent with other flags than the usual ones, and does not wait for it.
+    pub async fn launch_changed(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(AgentSpec) -> AgentSpec,
+    ) -> Result<()> {
+        self.connect_network(name).await?;
+        self.launch_as(change(self.spec(name)))
+    }
+
     /// One of the agents.
     ///
     /// # Panics
@@ -255,11 +265,23 @@ impl Fleet {
             .await?)
     }
 
+    /// Ends the load and returns its account, if there was any.
+    pub async fn stop_publishing(&mut self) -> Result<Option<Ledger>> {
+        Ok(match self.publisher.take() {
+            Some(publisher) => Some(publisher.stop(SOON).await?),
+            None => None,
+        })
+    }
+
     async fn launch(&mut self, name: &str) -> Result<()> {
+        self.launch_changed(name, |spec| spec).await
+    }
+
+    async fn connect_network(&mut self, name: &str) -> Result<()> {
         if self.options.network == Network::Proxied && !self.proxies.contains_key(name) {
             let proxy = Proxy::to_port(self.postgres.port()).await?;
             self.proxies.insert(name.to_owned(), proxy);
         }
-        self.launch_as(self.spec(name))
+        Ok(())
     }
 }

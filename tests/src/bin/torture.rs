@@ -1,0 +1,69 @@
+//! `tide-torture`: a random fault run that can be repeated.
+
+use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use tide_tests::torture::{self, Narrator, Plan};
+
+/// Does everything to a fleet that may happen to one, and judges what it delivered.
+///
+/// Exits with 0 if every promise was kept, 1 if one was broken, and 2 if the run did not work.
+#[derive(Debug, Parser)]
+#[command(name = "tide-torture")]
+struct Args {
+    /// How long publishers and faults go on
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
+    /// What the plan is drawn from; drawn itself if absent
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A plan to carry out again, instead of a new one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "seed"])]
+    plan: Option<PathBuf>,
+    /// Only print the plan
+    #[arg(long)]
+    only_plan: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("the run did not work: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<ExitCode> {
+    let plan = match &args.plan {
+        Some(path) => {
+            let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            Plan::parse(&text).with_context(|| path.display().to_string())?
+        }
+        None => torture::generate(args.seed.unwrap_or_else(rand::random), args.seconds),
+    };
+    if args.only_plan {
+        say(&plan.to_text());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let outcome = torture::run(&plan, &Narrator::new()).await?;
+    if let Some(evidence) = &outcome.evidence {
+        let evidence = evidence.display();
+        say(&format!(
+            "evidence: {evidence}\nagain: make torture PLAN={evidence}/plan.json"
+        ));
+    }
+    Ok(if outcome.verdict.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn say(text: &str) {
+    // Nobody who listens is no reason to fail.
+    drop(writeln!(std::io::stdout(), "{text}"));
+}

@@ -1,0 +1,195 @@
+//! Breaking agents, networks, servers and brokers, and noting from when to when.
+
+use anyhow::{Context as _, Result};
+use tide_sandbox::{
+    history::{Cause, Disturbance, Reach},
+    postgres::Mode,
+};
+use time::OffsetDateTime;
+use tokio::time::{Duration, sleep};
+
+use super::{
+    execute::{Harm, Run},
+    plan::{Restart, SinkKind},
+};
+use crate::fleet::Agent;
+
+/// The name under which the brokers are broken.
+const BROKERS: &str = "brokers";
+
+impl Run<'_> {
+    pub(super) async fn launch(&mut self, agent: &str) -> Result<()> {
+        let url = self.control_plane.url();
+        let change = |spec: crate::fleet::AgentSpec| spec.with("--control-plane", &url);
+        self.fleet.launch_changed(agent, change).await?;
+        self.harm.down.remove(agent);
+        Ok(())
+    }
+
+    pub(super) async fn crash(&mut self, agent: &str) -> Result<String> {
+        let from = OffsetDateTime::now_utc();
+        let process = self.fleet.agent(agent);
+        if !process.process.is_running()? {
+            return Ok(self.desert(agent));
+        }
+        process.kill9()?;
+        process.ended().await?;
+        self.harm.down.insert(agent.to_owned());
+        self.harm.note(Cause::Crash, agent, from);
+        Ok(String::new())
+    }
+
+    /// Starts an agent that was killed or asked to end, once it has.
+    pub(super) async fn start_again(&mut self, agent: &str) -> Result<String> {
+        let status = self.fleet.agent(agent).ended().await;
+        let status = match status {
+            Ok(status) => status.to_string(),
+            Err(error) => {
+                self.harm
+                    .deserters
+                    .push(format!("{agent} did not end: {error:#}"));
+                let from = OffsetDateTime::now_utc();
+                self.fleet.agent(agent).kill9()?;
+                self.fleet.agent(agent).ended().await?;
+                self.harm.note(Cause::Crash, agent, from);
+                "killed".to_owned()
+            }
+        };
+        self.launch(agent).await?;
+        Ok(status)
+    }
+
+    pub(super) fn terminate(&mut self, agent: &str) -> Result<String> {
+        let process = self.fleet.agent(agent);
+        if !process.process.is_running()? {
+            return Ok(self.desert(agent));
+        }
+        process.terminate()?;
+        self.harm.down.insert(agent.to_owned());
+        Ok(String::new())
+    }
+
+    pub(super) fn freeze(&mut self, agent: &str) -> Result<String> {
+        self.harm.begin(Cause::Freeze, agent);
+        self.signal(agent, Agent::freeze)
+    }
+
+    pub(super) fn thaw(&mut self, agent: &str) -> Result<String> {
+        let told = self.signal(agent, Agent::thaw)?;
+        self.harm.end(Cause::Freeze, agent);
+        Ok(told)
+    }
+
+    pub(super) fn cut(&mut self, agent: &str) {
+        self.harm.begin(Cause::Partition, agent);
+        self.fleet.network(agent).cut();
+    }
+
+    pub(super) fn heal(&mut self, agent: &str) {
+        self.fleet.network(agent).heal();
+        self.harm.end(Cause::Partition, agent);
+    }
+
+    pub(super) async fn end_lock_session(&mut self, agent: &str) -> Result<String> {
+        let Some(backend) = self.fleet.lock_backend(agent).await? else {
+            return Ok("it has none".to_owned());
+        };
+        let from = OffsetDateTime::now_utc();
+        self.fleet.end_backend(backend).await?;
+        self.harm.note(Cause::Partition, agent, from);
+        Ok(String::new())
+    }
+
+    pub(super) async fn restart_postgres(&mut self, how: Restart) -> Result<()> {
+        let mode = match how {
+            Restart::Fast => Mode::Fast,
+            Restart::Immediate => Mode::Immediate,
+            Restart::Kill => Mode::Kill,
+        };
+        let from = OffsetDateTime::now_utc();
+        self.fleet.postgres.restart(mode).await?;
+        self.harm.note_all(Cause::ServerRestart, from);
+        Ok(())
+    }
+
+    pub(super) async fn stall_postgres(&mut self, millis: u64) -> Result<()> {
+        let from = OffsetDateTime::now_utc();
+        self.fleet.postgres.freeze()?;
+        sleep(Duration::from_millis(millis)).await;
+        self.fleet.postgres.thaw()?;
+        self.harm.note_all(Cause::Freeze, from);
+        Ok(())
+    }
+
+    pub(super) fn brokers_down(&mut self) -> Result<()> {
+        self.harm.begin(Cause::Retry, BROKERS);
+        self.sinks.kafka.down()?;
+        Ok(())
+    }
+
+    pub(super) fn brokers_up(&mut self) -> Result<()> {
+        self.sinks.kafka.up()?;
+        let key = (Cause::Retry, BROKERS.to_owned());
+        if let Some(from) = self.harm.open.remove(&key) {
+            let topics = self.pipelines.values().filter(|known| {
+                matches!(
+                    known.plan.sink,
+                    SinkKind::Topic | SinkKind::PartitionedTopic
+                )
+            });
+            let reach = Reach::only(topics.map(|known| known.plan.name.clone()));
+            let until = OffsetDateTime::now_utc();
+            self.harm
+                .done
+                .push(Disturbance::new(Cause::Retry, reach, from, until));
+        }
+        Ok(())
+    }
+
+    /// Notes an agent that is not there although nothing was done to it.
+    pub(super) fn desert(&mut self, agent: &str) -> String {
+        let process = &self.fleet.agent(agent).process;
+        let last = process.log_tail(3);
+        self.harm.down.insert(agent.to_owned());
+        self.harm
+            .deserters
+            .push(format!("{agent} had ended: {last}"));
+        "it had ended".to_owned()
+    }
+
+    fn signal(&mut self, agent: &str, signal: fn(&mut Agent) -> Result<()>) -> Result<String> {
+        if !self.fleet.agent(agent).process.is_running()? {
+            return Ok(self.desert(agent));
+        }
+        signal(self.fleet.agent(agent)).context("signalling")?;
+        Ok(String::new())
+    }
+}
+
+impl Harm {
+    /// Something broke.
+    fn begin(&mut self, cause: Cause, whom: &str) {
+        let now = OffsetDateTime::now_utc();
+        self.open.entry((cause, whom.to_owned())).or_insert(now);
+    }
+
+    /// It is whole again.
+    fn end(&mut self, cause: Cause, agent: &str) {
+        if let Some(from) = self.open.remove(&(cause, agent.to_owned())) {
+            self.note(cause, agent, from);
+        }
+    }
+
+    /// Something was done to an agent from then until now.
+    pub(super) fn note(&mut self, cause: Cause, agent: &str, from: OffsetDateTime) {
+        let reach = Reach::Agent(agent.to_owned());
+        let until = OffsetDateTime::now_utc();
+        self.done.push(Disturbance::new(cause, reach, from, until));
+    }
+
+    fn note_all(&mut self, cause: Cause, from: OffsetDateTime) {
+        let until = OffsetDateTime::now_utc();
+        self.done
+            .push(Disturbance::new(cause, Reach::All, from, until));
+    }
+}

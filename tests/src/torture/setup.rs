@@ -1,0 +1,101 @@
+//! Pipelines: added, changed, and what is read of them.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde_json::json;
+use tide_sandbox::{
+    files::FileReader,
+    history::{Arrivals, End, Limits, Stream},
+};
+
+use super::{
+    execute::{Known, Run},
+    plan::{PipelinePlan, SinkKind},
+};
+use crate::fleet::Tap;
+
+/// Batches that an owner may have delivered without having stored that: the one under way, the one
+/// whose position is being stored, and those that were delivered while it was.
+const UNSTORED_BATCHES: usize = 4;
+
+impl Run<'_> {
+    /// Adds a pipeline.
+    pub(super) async fn add(&mut self, plan: &PipelinePlan) -> Result<()> {
+        let PipelinePlan {
+            name,
+            outbox,
+            sink,
+            batch_size,
+        } = plan;
+        match sink {
+            SinkKind::File => {
+                let path = self.fleet.file(name);
+                let config = json!({"sink_type": "file", "path": path, "batch_size": batch_size});
+                let tap = Tap::File(FileReader::new(path));
+                self.fleet.add(name, outbox, config, tap).await?;
+            }
+            SinkKind::Webhook | SinkKind::WebhookBatch => {
+                let receiver = Arc::clone(&self.sinks.receiver);
+                let batch = *sink == SinkKind::WebhookBatch;
+                let more = json!({"batch": batch, "batch_size": batch_size});
+                self.sinks.answer_late(name, 0);
+                self.fleet
+                    .add_webhook_pipeline(name, outbox, &receiver, more)
+                    .await?;
+            }
+            SinkKind::Topic | SinkKind::PartitionedTopic => {
+                self.fleet
+                    .add_kafka_pipeline(name, outbox, &self.sinks.kafka)
+                    .await?;
+                let change = json!({"batch_size": batch_size, "timeout_ms": 5_000});
+                self.fleet.reconfigure(name, change).await?;
+            }
+        }
+        let known = Known {
+            plan: plan.clone(),
+            // The default, for a moment, where the configuration was given in two steps.
+            largest_batch: *batch_size,
+            deleted: false,
+        };
+        self.pipelines.insert(name.clone(), known);
+        Ok(())
+    }
+
+    /// Gives a pipeline another batch size.
+    pub(super) async fn change(&mut self, pipeline: &str, batch_size: usize) -> Result<()> {
+        let change = json!({"batch_size": batch_size});
+        self.fleet.reconfigure(pipeline, change).await?;
+        let known = self.known(pipeline);
+        known.largest_batch = known.largest_batch.max(batch_size);
+        Ok(())
+    }
+
+    /// What every pipeline has delivered.
+    pub(super) fn streams(&self) -> Result<Vec<Stream>> {
+        let stream = |(name, known): (&String, &Known)| {
+            let Known {
+                plan,
+                largest_batch,
+                deleted,
+            } = known;
+            let on_the_wire = match plan.sink {
+                SinkKind::Webhook => 1,
+                _ => *largest_batch,
+            };
+            Ok(Stream {
+                arrivals: match plan.sink {
+                    SinkKind::PartitionedTopic => Arrivals::InOrderPerKey,
+                    _ => Arrivals::InOrder,
+                },
+                end: if *deleted { End::Open } else { End::Complete },
+                limits: Limits {
+                    unstored: Some(UNSTORED_BATCHES * largest_batch),
+                    on_the_wire: Some(on_the_wire),
+                },
+                ..Stream::new(name, &plan.outbox, self.fleet.deliveries(name)?)
+            })
+        };
+        self.pipelines.iter().map(stream).collect()
+    }
+}
