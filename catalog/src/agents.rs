@@ -135,18 +135,24 @@ pub async fn agent_stopped(
 pub const WATCH_SLICE: std::time::Duration = std::time::Duration::from_millis(800);
 
 /// Waits up to [`WATCH_SLICE`] for an agent to lose its name lock; true as soon as it has.
+///
+/// The session must be the watch's own: afterwards it holds no advisory lock whatever. A wait that
+/// is over in the moment in which the lock is granted ends with "not gone" and yet has the lock,
+/// which would keep that agent from ever coming back.
 pub async fn agent_gone(
     connection: &mut PgConnection,
     group: &GroupName,
     agent: &AgentName,
 ) -> Result<bool, CatalogError> {
-    sqlx::query_scalar("-- agent_gone\nSELECT tide.agent_gone($1, $2, $3)")
-        .bind(group.as_str())
-        .bind(agent.as_str())
-        .bind(WATCH_SLICE.as_millis() as i32)
-        .fetch_one(connection)
-        .await
-        .doing("watching an agent")
+    sqlx::query_scalar(
+        "-- agent_gone\nSELECT tide.agent_gone($1, $2, $3), pg_advisory_unlock_all()",
+    )
+    .bind(group.as_str())
+    .bind(agent.as_str())
+    .bind(WATCH_SLICE.as_millis() as i32)
+    .fetch_one(connection)
+    .await
+    .doing("watching an agent")
 }
 
 /// Tells every agent of the group that one is gone.

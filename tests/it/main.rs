@@ -1,6 +1,7 @@
 //! Every system scenario, in one program.
 
 mod bad_input;
+mod crash_watch;
 mod cursor;
 mod delivery;
 mod failover;
