@@ -33,13 +33,17 @@ done
 
 cargo build --locked --quiet --workspace --bins
 cp "$target"/debug/{tide-agent,tide-control-plane,tidectl} "$copy/bin/"
+# What is not ours is the same there, and need not be compiled again.
+rm -rf "$target/mutations"
+mkdir -p "$target/mutations/debug"
+cp -al "$target"/debug/{.fingerprint,build,deps} "$target/mutations/debug/"
 
 failed=0
 for patch in "${patches[@]}"; do
     name=$(basename "$patch" .patch)
     git -C "$copy/source" apply "$patch"
     (cd "$copy/source" &&
-        CARGO_TARGET_DIR="$target/mutations" cargo build --locked --quiet -p tide-relay-agent)
+        CARGO_TARGET_DIR="$target/mutations" cargo build --locked --quiet --workspace --bin tide-agent)
     cp "$target/mutations/debug/tide-agent" "$copy/bin/"
     git -C "$copy/source" apply --reverse "$patch"
 

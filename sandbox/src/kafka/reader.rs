@@ -68,6 +68,9 @@ impl TopicReader {
             .set("enable.auto.commit", "false")
             .set("allow.auto.create.topics", "false")
             .set("fetch.wait.max.ms", "10")
+            // A broker that went away with a request is asked again soon, not after a minute.
+            .set("socket.timeout.ms", "2000")
+            .set("reconnect.backoff.max.ms", "500")
             .create()
             .map_err(failed)?;
         let consumer = Arc::new(consumer);

@@ -4,7 +4,7 @@ use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use tide_tests::torture::{self, Narrator, Plan};
+use tide_tests::torture::{self, Keep, Narrator, Plan};
 
 /// Does everything to a fleet that may happen to one, and judges what it delivered.
 ///
@@ -21,6 +21,9 @@ struct Args {
     /// A plan to carry out again, instead of a new one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "seed"])]
     plan: Option<PathBuf>,
+    /// Keep plan, accounts and logs even if every promise was kept
+    #[arg(long)]
+    keep: bool,
     /// Only print the plan
     #[arg(long)]
     only_plan: bool,
@@ -49,7 +52,12 @@ async fn run(args: Args) -> Result<ExitCode> {
         say(&plan.to_text());
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = torture::run(&plan, &Narrator::new()).await?;
+    let keep = if args.keep {
+        Keep::Always
+    } else {
+        Keep::Violations
+    };
+    let outcome = torture::run(&plan, &Narrator::new(), keep).await?;
     if let Some(evidence) = &outcome.evidence {
         let evidence = evidence.display();
         say(&format!(

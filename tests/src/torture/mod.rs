@@ -47,19 +47,27 @@ pub struct Outcome {
     pub evidence: Option<PathBuf>,
 }
 
+/// When to keep the evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// If a promise was broken.
+    Violations,
+    /// Always.
+    Always,
+}
+
 /// Carries out a plan on a fleet of its own, heals everything and judges.
 ///
 /// An error means that the run itself did not work, not that Tide broke a promise.
-pub async fn run(plan: &Plan, narrator: &Narrator) -> Result<Outcome> {
+pub async fn run(plan: &Plan, narrator: &Narrator, keep: Keep) -> Result<Outcome> {
     let mut run = execute::Run::start(plan, narrator).await?;
     run.carry_out(plan).await?;
     let record = run.settle().await?;
     let verdict = verdict::judge(&record);
     narrator.say(&verdict.to_string());
-    let evidence = if verdict.is_clean() {
-        None
-    } else {
-        Some(run.keep_evidence(plan, &record, &verdict)?)
+    let evidence = match keep {
+        Keep::Violations if verdict.is_clean() => None,
+        Keep::Violations | Keep::Always => Some(run.keep_evidence(plan, &record, &verdict)?),
     };
     Ok(Outcome { verdict, evidence })
 }

@@ -12,8 +12,10 @@ use tokio::time::{Instant, sleep};
 
 use super::{execute::Run, positions};
 
-/// How long everything may take to be delivered, once all is well.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// How long nothing may change while something is missing, once all is well.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// How often it is told what is still missing.
+const TELL: Duration = Duration::from_secs(5);
 /// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -52,6 +54,7 @@ impl Run<'_> {
         while let Some(told) = self.beside.join_next().await {
             self.narrator.say(&told?);
         }
+        self.narrator.say("everything is delivered");
         // Who cannot end in good order now may have something to hide.
         if let Err(error) = self.fleet.stop_agents().await {
             self.harm.deserters.push(format!("{error:#}"));
@@ -104,7 +107,8 @@ impl Run<'_> {
 
     /// Returns what is missing when patience ends.
     async fn wait_until_delivered(&self, published: &[Entry]) -> Result<Option<String>> {
-        let deadline = Instant::now() + PATIENCE;
+        let mut last = (None, Instant::now());
+        let mut tell = Instant::now() + TELL;
         loop {
             // Whatever hangs was scripted before all was well.
             self.sinks.release();
@@ -112,8 +116,16 @@ impl Run<'_> {
                 Some(behind) => Some(behind),
                 None => self.lost(published)?,
             };
-            if missing.is_none() || Instant::now() > deadline {
+            let now = Instant::now();
+            if missing != last.0 {
+                last = (missing.clone(), now);
+            }
+            if missing.is_none() || now - last.1 > PATIENCE {
                 return Ok(missing);
+            }
+            if let Some(missing) = missing.filter(|_| now > tell) {
+                self.narrator.say(&format!("waiting: {missing}"));
+                tell = now + TELL;
             }
             sleep(LOOK).await;
         }
@@ -123,9 +135,12 @@ impl Run<'_> {
     async fn behind(&self) -> Result<Option<String>> {
         let rows = self.fleet.view().await?.pipelines.into_iter();
         let mut behind = rows.filter(|row| row.lag_rows > 0);
-        Ok(behind
-            .next()
-            .map(|row| format!("{} is {} behind: {row:?}", row.name, row.lag_rows)))
+        Ok(behind.next().map(|row| {
+            let (owner, state) = (row.owner.map(|owner| owner.to_string()), row.state);
+            let reason = row.state_reason.unwrap_or_default();
+            let behind = format!("{} is {} behind", row.name, row.lag_rows);
+            format!("{behind}: owner {owner:?}, {state:?} {reason}")
+        }))
     }
 
     /// A pipeline that has not delivered everything.
