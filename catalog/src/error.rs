@@ -79,6 +79,9 @@ pub enum CatalogError {
         /// What is wrong with it.
         why: String,
     },
+    /// A lead that was lost without being given up.
+    #[error("the lock of role {0} is gone")]
+    LeadershipLost(&'static str),
     /// The server did not answer in time.
     #[error("PostgreSQL did not answer within {0:?}")]
     Timeout(std::time::Duration),
@@ -111,7 +114,7 @@ impl CatalogError {
             Self::Missing => "install it with: tidectl migrate --postgres-url URL",
             Self::Older { .. } => "upgrade it with: tidectl migrate --postgres-url URL",
             Self::Newer { .. } => "upgrade this binary; the catalog was migrated by a newer one",
-            Self::Migrate(_) | Self::Inconsistent { .. } => return None,
+            Self::Migrate(_) | Self::Inconsistent { .. } | Self::LeadershipLost(_) => return None,
             Self::Database { source, .. } => match sqlstate(source).as_deref() {
                 Some("42501") => {
                     "grant the missing right, for example: GRANT tide_relay TO this_user (agents and control plane), \
@@ -142,6 +145,11 @@ impl CatalogError {
         matches!(self, Self::Refused { code, .. } if code == "22023" || code == "22004")
     }
 
+    /// Another one leads by now, and its epoch keeps this write out.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "TD001")
+    }
+
     /// The user may not do this.
     pub fn is_permission_denied(&self) -> bool {
         match self {
@@ -158,7 +166,7 @@ impl CatalogError {
     /// Whether trying again later can help without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Timeout(_) => true,
+            Self::Timeout(_) | Self::LeadershipLost(_) => true,
             Self::Connect { source, .. } | Self::Database { source, .. } => {
                 match sqlstate(source) {
                     // Connection trouble, resources, shutdown, serialization: the server's own words

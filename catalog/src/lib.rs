@@ -20,6 +20,8 @@ pub mod error;
 pub mod fleet;
 pub mod handovers;
 pub mod intent;
+pub mod janitor;
+pub mod leader;
 pub mod listener;
 pub mod lock_session;
 pub mod messages;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection};
-use tide_model::{GroupName, OperationId, operation::Operation};
+use tide_model::{Epoch, GroupName, OperationId, operation::Operation};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -27,6 +27,25 @@ pub async fn operation_settle(
         columns!("FROM tide.operation_settle($1)")
     ))
     .bind(id.0)
+    .fetch_one(connection)
+    .await
+    .doing("reading the operation")?;
+    record.try_into()
+}
+
+/// As [`operation_settle`], for the control plane that leads the operation's group under this
+/// epoch: refused as fenced once another one does.
+pub async fn operation_settle_as(
+    connection: &mut PgConnection,
+    id: OperationId,
+    epoch: Epoch,
+) -> Result<Operation, CatalogError> {
+    let record: Record = sqlx::query_as(concat!(
+        "-- operation_settle_as\n",
+        columns!("FROM tide.operation_settle($1, $2)")
+    ))
+    .bind(id.0)
+    .bind(epoch.0)
     .fetch_one(connection)
     .await
     .doing("reading the operation")?;

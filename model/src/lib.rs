@@ -31,7 +31,9 @@ mod fields;
 pub use assignment::{Assignment, Candidate, Unit, assign};
 pub use cursor::{Cursor, Origin, Pass};
 pub use handover::HandoverKind;
-pub use name::{AgentName, Epoch, GroupName, Incarnation, InvalidName, OperationId, PipelineName};
+pub use name::{
+    AgentName, Epoch, GroupName, Incarnation, InvalidName, NodeId, OperationId, PipelineName,
+};
 pub use pipeline::{PipelineSpec, SpecError};
 pub use sink_spec::SinkSpec;
 pub use snapshot::Snapshot;

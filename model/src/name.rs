@@ -92,6 +92,10 @@ name!(
     /// A set of agents that share pipelines out among themselves (`--relay-group-id`).
     GroupName, "group", 128, not []
 );
+name!(
+    /// One process, as the leaders' table shows it: for people, not for deciding anything.
+    NodeId, "node", 300, not []
+);
 
 /// Fencing token: grows with every claim of any pipeline, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
