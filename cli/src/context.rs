@@ -81,16 +81,23 @@ impl Settings {
         Ok(Server::parse(url, APPLICATION)?)
     }
 
-    /// The control plane's address. Only scheme, host and port of it are ever printed.
-    pub fn control_plane(&self) -> Result<Uri, CliError> {
-        let uri: Option<Uri> = self.control_plane.parse().ok();
-        uri.filter(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")))
-            .ok_or_else(|| {
-                CliError::usage(
-                    "the control plane's URL cannot be used",
-                    format!("write it as http://HOST:PORT, for example {DEFAULT_CONTROL_PLANE}"),
-                )
+    /// The control planes' addresses, in the order to be asked. Only scheme, host and port of them
+    /// are ever printed.
+    pub fn control_planes(&self) -> Result<Vec<Uri>, CliError> {
+        self.control_plane
+            .split(',')
+            .map(|url| {
+                control_plane_address(url.trim()).ok_or_else(|| {
+                    CliError::usage(
+                        "the control plane's URL cannot be used",
+                        format!(
+                            "write it as http://HOST:PORT, for example {DEFAULT_CONTROL_PLANE}, \
+                             several with commas between"
+                        ),
+                    )
+                })
             })
+            .collect()
     }
 
     /// The flags to repeat so that another `tidectl` asks the same fleet. Never a database URL:
@@ -108,6 +115,12 @@ impl Settings {
         }
         flags
     }
+}
+
+/// An address that can be asked.
+pub(crate) fn control_plane_address(url: &str) -> Option<Uri> {
+    let uri: Option<Uri> = url.parse().ok();
+    uri.filter(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")))
 }
 
 fn default_actor() -> String {
@@ -136,17 +149,21 @@ mod tests {
 
     #[test]
     fn a_control_plane_needs_scheme_and_host() {
-        for bad in ["127.0.0.1:7900", "grpc://h:1", "http://", "not a url"] {
+        for bad in [
+            "127.0.0.1:7900",
+            "grpc://h:1",
+            "http://",
+            "not a url",
+            "http://a:1,",
+        ] {
             let error = settings(&["--control-plane", bad])
-                .control_plane()
+                .control_planes()
                 .unwrap_err();
             assert!(error.hint().unwrap().contains("http://HOST:PORT"), "{bad}");
         }
-        assert!(
-            settings(&["--control-plane", "https://ctl.example:443"])
-                .control_plane()
-                .is_ok()
-        );
+        let several = "https://ctl.example:443, http://b:7900";
+        let several = settings(&["--control-plane", several]).control_planes();
+        assert_eq!(several.unwrap().len(), 2);
     }
 
     #[test]

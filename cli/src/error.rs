@@ -61,6 +61,8 @@ pub enum CliError {
         reason: String,
         /// Advice of the one that answered, if one did.
         hint: Option<String>,
+        /// The active control plane that it named instead of itself.
+        leader: Option<String>,
     },
     /// The control plane sent what this version cannot read.
     #[error("the control plane's answer is unreadable: {0}")]
@@ -187,6 +189,14 @@ impl CliError {
             | Self::Declined
             | Self::Unseen
             | Self::Interrupted => None,
+        }
+    }
+
+    /// The active control plane, if a standby named it.
+    pub fn leader(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable { leader, .. } => leader.as_deref(),
+            _ => None,
         }
     }
 
@@ -329,6 +339,7 @@ mod tests {
             server: "http://h:1".to_owned(),
             reason: "connection refused".to_owned(),
             hint: None,
+            leader: None,
         };
         assert_eq!(error.exit(), Exit::Unreachable);
         assert!(error.hint().unwrap().contains("--source database"));

@@ -25,6 +25,15 @@ pub struct Args {
     #[arg(long, env = "TIDE_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
 
+    /// How agents and `tidectl` reach this one while it is the active one, as `http://HOST:PORT`
+    /// [default: the address that it listens on, or the host's name]
+    #[arg(long, env = "TIDE_ADVERTISE_URL", value_name = "URL")]
+    pub advertise_url: Option<String>,
+
+    /// Another replica takes over after this much silence of the active one [default: 3]
+    #[arg(long, env = "TIDE_LEASE", value_name = "DURATION", value_parser = parse_seconds)]
+    pub lease: Option<Duration>,
+
     /// Which group of agents to look after [default: default]
     #[arg(long, env = "TIDE_RELAY_GROUP_ID", value_name = "GROUP")]
     pub relay_group_id: Option<String>,
@@ -41,8 +50,8 @@ pub struct Args {
     #[arg(long, env = "TIDE_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
-    /// A TOML file with the same settings: `postgres_url`, `listen`, `relay_group_id`,
-    /// `metrics_addr`, `shutdown_timeout_secs`, `log_format`
+    /// A TOML file with the same settings: `postgres_url`, `listen`, `advertise_url`, `lease_secs`,
+    /// `relay_group_id`, `metrics_addr`, `shutdown_timeout_secs`, `log_format`
     #[arg(long, env = "TIDE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

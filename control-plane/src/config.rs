@@ -10,12 +10,17 @@ use std::{
 use serde::Deserialize;
 use tide_daemon::{Failure, LogFormat};
 use tide_model::GroupName;
+use tonic::transport::Uri;
 
 use crate::args::Args;
 
 const DEFAULT_LISTEN: SocketAddr = local(7900);
 const DEFAULT_METRICS_ADDR: SocketAddr = local(9091);
 const DEFAULT_GROUP: &str = "default";
+const DEFAULT_LEASE: Duration = Duration::from_secs(3);
+/// Leaves time for three questions and a busy server.
+const MIN_LEASE: Duration = Duration::from_millis(500);
+const MAX_LEASE: Duration = Duration::from_mins(5);
 const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Everything that the process needs to know.
@@ -25,6 +30,10 @@ pub struct Config {
     pub postgres_url: String,
     /// Where to serve gRPC.
     pub listen: SocketAddr,
+    /// How others reach this process; what it listens on if absent.
+    pub advertise_url: Option<String>,
+    /// After how much silence another replica takes over.
+    pub lease: Duration,
     /// The group of agents.
     pub group: GroupName,
     /// Where to serve metrics and probes.
@@ -48,11 +57,30 @@ impl Config {
                  or postgres_url in the configuration file",
             ))
         })?;
+        let lease = args
+            .lease
+            .or(file
+                .lease_secs
+                .map(Duration::try_from_secs_f64)
+                .transpose()
+                .map_err(Failure::usage)?)
+            .unwrap_or(DEFAULT_LEASE);
+        if !(MIN_LEASE..=MAX_LEASE).contains(&lease) {
+            return Err(Failure::usage(format!(
+                "--lease is {lease:?}, outside of {MIN_LEASE:?} to {MAX_LEASE:?}"
+            )));
+        }
+        let advertise_url = args.advertise_url.or(file.advertise_url);
+        if let Some(url) = &advertise_url {
+            check_advertised(url)?;
+        }
         let group = args.relay_group_id.or(file.relay_group_id);
         let group = group.as_deref().unwrap_or(DEFAULT_GROUP);
         Ok(Self {
             postgres_url,
             listen: args.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN),
+            advertise_url,
+            lease,
             group: group.parse().map_err(Failure::usage)?,
             metrics_addr: args
                 .metrics_addr
@@ -72,6 +100,8 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("listen", &self.listen)
+            .field("advertise_url", &self.advertise_url)
+            .field("lease", &self.lease)
             .field("group", &self.group)
             .field("metrics_addr", &self.metrics_addr)
             .field("shutdown_timeout", &self.shutdown_timeout)
@@ -86,6 +116,8 @@ impl fmt::Debug for Config {
 struct File {
     postgres_url: Option<String>,
     listen: Option<SocketAddr>,
+    advertise_url: Option<String>,
+    lease_secs: Option<f64>,
     relay_group_id: Option<String>,
     metrics_addr: Option<SocketAddr>,
     shutdown_timeout_secs: Option<u64>,
@@ -105,6 +137,20 @@ impl File {
             Failure::usage(format!("{shown}, line {line}: {}", error.message()))
         })
     }
+}
+
+/// It is shown to others and followed by them, so it must be one that can be followed.
+fn check_advertised(url: &str) -> Result<(), Failure> {
+    let uri: Option<Uri> = url.parse().ok();
+    let fits = uri.is_some_and(|uri| {
+        let plain = uri.authority().is_some_and(|at| !at.as_str().contains('@'));
+        plain && matches!(uri.scheme_str(), Some("http" | "https"))
+    });
+    if fits {
+        return Ok(());
+    }
+    Err(Failure::usage("--advertise-url cannot be used")
+        .with_hint(Some("write it as http://HOST:PORT or https://HOST:PORT")))
 }
 
 const fn local(port: u16) -> SocketAddr {
@@ -147,6 +193,8 @@ mod tests {
         assert_eq!(config.metrics_addr.to_string(), "127.0.0.1:9091");
         assert_eq!(config.group.as_str(), "default");
         assert_eq!(config.shutdown_timeout, Duration::from_secs(30));
+        assert_eq!(config.lease, Duration::from_secs(3));
+        assert_eq!(config.advertise_url, None);
         assert_eq!(config.log_format, LogFormat::Text);
     }
 
@@ -155,6 +203,8 @@ mod tests {
         let text = r#"
             postgres_url = "postgres://file/tide"
             listen = "0.0.0.0:1"
+            advertise_url = "http://ctl-a:7900"
+            lease_secs = 1.5
             relay_group_id = "blue"
             metrics_addr = "0.0.0.0:2"
             shutdown_timeout_secs = 5
@@ -166,6 +216,8 @@ mod tests {
         assert_eq!(config.group.as_str(), "blue");
         assert_eq!(config.metrics_addr.to_string(), "0.0.0.0:2");
         assert_eq!(config.shutdown_timeout, Duration::from_secs(5));
+        assert_eq!(config.lease, Duration::from_millis(1_500));
+        assert_eq!(config.advertise_url.as_deref(), Some("http://ctl-a:7900"));
         assert_eq!(config.log_format, LogFormat::Json);
     }
 
@@ -190,6 +242,26 @@ mod tests {
             failure.to_string().contains("hint: use --postgres-url"),
             "{failure}"
         );
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_follow_and_an_absurd_lease_are_refused() {
+        for flags in [
+            ["--advertise-url", "ctl-a:7900"],
+            ["--advertise-url", "grpc://ctl-a:7900"],
+            ["--advertise-url", "http://ana:secret@ctl-a:7900"],
+            ["--lease", "100ms"],
+            ["--lease", "1h"],
+        ] {
+            let url = ["--postgres-url", "postgres://db/tide"];
+            let failure = Config::resolve(args(&[url, flags].concat())).unwrap_err();
+            assert_eq!(failure.exit(), tide_daemon::Exit::Usage);
+            let failure = failure.to_string();
+            assert!(
+                failure.contains(flags[0]) && !failure.contains("secret"),
+                "{failure}"
+            );
+        }
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Database {
         &self.server
     }
 
+    /// The sessions, for an election that says itself how to use them.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
     /// A session that answered a moment ago.
     pub(crate) async fn session(&self) -> Result<Session, CatalogError> {
         // A restart of the server breaks every idle session at once; each is found out here, so

@@ -11,15 +11,16 @@
 //! ```
 //!
 //! Correctness never depends on this process: it keeps nothing that PostgreSQL or the agents do
-//! not tell the next one, so killing it at any instant loses nothing, and several of them may run
-//! side by side on one database. Agents report to one of them; the others show what the database
-//! knows.
+//! not tell the next one, so killing it at any instant loses nothing. Several of them may run side
+//! by side on one database: one is the active one ([`leadership`]), the others refuse requests with
+//! its address and take over when it goes.
 
 mod api;
 pub mod args;
 pub mod config;
 mod database;
 mod fleet;
+mod leadership;
 mod metrics;
 mod notices;
 mod operations;
@@ -33,12 +34,13 @@ use tide_model::GroupName;
 use tokio::net::TcpListener;
 use tracing::info;
 
-pub use self::api::HINT_KEY;
+pub use self::api::{HINT_KEY, LEADER_KEY};
 use self::{
     api::Services,
     config::Config,
     database::Database,
     fleet::{FleetHandle, FleetTask},
+    leadership::{Leadership, LeadershipTask},
     operations::commands::Commands,
     probes::ControlPlaneProbes,
 };
@@ -62,6 +64,8 @@ pub struct ControlPlane {
     database: Database,
     fleet: FleetHandle,
     hub: FleetTask,
+    leadership: Leadership,
+    election: LeadershipTask,
     grpc: TcpListener,
     grpc_addr: SocketAddr,
     http: HttpServer,
@@ -70,7 +74,7 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Checks the database, reads the fleet once and binds both addresses.
+    /// Checks the database, reads the fleet once, binds both addresses and tries to lead.
     pub async fn build(config: &Config) -> Result<Self, Failure> {
         let metrics = Metrics::install().map_err(Failure::failed)?;
         self::metrics::describe(&api::METHODS);
@@ -78,11 +82,18 @@ impl ControlPlane {
         let (grpc, grpc_addr) = startup::bind_grpc(config.listen).await?;
         let (http, http_addr) = startup::bind_http(config.metrics_addr).await?;
         let (fleet, hub) = fleet::fleet(database.clone(), first);
+        let node = startup::node_id(grpc_addr)?;
+        let address = startup::advertised(config, grpc_addr);
+        let (leadership, election) = leadership::contend(&database, node, address, config.lease)
+            .await
+            .map_err(startup::failed)?;
         Ok(Self {
             group: config.group.clone(),
             database,
             fleet,
             hub,
+            leadership,
+            election,
             grpc,
             grpc_addr,
             http,
@@ -107,9 +118,18 @@ impl ControlPlane {
         let services = Services {
             group: self.group.clone(),
             fleet: self.fleet.clone(),
-            commands: Commands::new(self.database.clone(), self.fleet.clone()),
+            leadership: self.leadership.clone(),
+            commands: Commands::new(
+                self.database.clone(),
+                self.fleet.clone(),
+                self.leadership.clone(),
+            ),
         };
-        let probes = Arc::new(ControlPlaneProbes::new(self.fleet.clone(), stop.clone()));
+        let probes = Arc::new(ControlPlaneProbes::new(
+            self.fleet.clone(),
+            self.leadership.clone(),
+            stop.clone(),
+        ));
         info!(group = %self.group, database = self.database.server().label(), "fleet read");
         lifecycle.spawn("hub", self.hub.run(stop.clone()));
         lifecycle.spawn(
@@ -118,8 +138,9 @@ impl ControlPlane {
         );
         lifecycle.spawn(
             "settler",
-            operations::settle(self.database, self.fleet, stop.clone()),
+            operations::settle(self.database, self.fleet, self.leadership, stop.clone()),
         );
+        lifecycle.spawn("election", self.election.run(stop.clone()));
         lifecycle.spawn("grpc", api::serve(services, self.grpc, stop.clone()));
         lifecycle.spawn("http", self.http.serve(self.metrics, probes, stop));
         info!(address = %self.grpc_addr, "serving gRPC");

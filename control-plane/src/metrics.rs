@@ -17,6 +17,10 @@ pub(crate) const RUNNING_OPERATIONS: &str = "tide_control_plane_running_operatio
 pub(crate) const WATCHERS: &str = "tide_control_plane_watchers";
 /// Seconds since the database last answered.
 pub(crate) const DATABASE_AGE_SECONDS: &str = "tide_control_plane_database_age_seconds";
+/// 1 while this replica is the active one and knows it for certain.
+pub(crate) const ACTIVE: &str = "tide_control_plane_active";
+/// How often this replica became the active one, or ceased to be. Label: `to`.
+pub(crate) const LEADERSHIP_CHANGES_TOTAL: &str = "tide_control_plane_leadership_changes_total";
 /// Messages of agents. Label: `kind`.
 pub(crate) const REPORTS_TOTAL: &str = "tide_control_plane_reports_total";
 /// Calls of Tide's services, counted when they are answered and streams when they begin. Labels:
@@ -92,6 +96,14 @@ pub(crate) fn describe(methods: &[&'static str]) {
         DATABASE_AGE_SECONDS,
         "Seconds since the database last answered."
     );
+    describe_gauge!(ACTIVE, "1 while this replica is certainly the active one.");
+    describe_counter!(
+        LEADERSHIP_CHANGES_TOTAL,
+        "How often this replica became the active one, or ceased to be."
+    );
+    for to in [true, false] {
+        counter!(LEADERSHIP_CHANGES_TOTAL, "to" => standing(to)).absolute(0);
+    }
     describe_counter!(REPORTS_TOTAL, "Messages of agents.");
     describe_counter!(
         REQUESTS_TOTAL,
@@ -110,6 +122,15 @@ pub(crate) fn describe(methods: &[&'static str]) {
 /// Counts a message of an agent.
 pub(crate) fn count_report(kind: ReportKind) {
     counter!(REPORTS_TOTAL, "kind" => kind.as_str()).increment(1);
+}
+
+/// Counts a change of who leads, as this replica sees itself.
+pub(crate) fn count_leadership_change(leads: bool) {
+    counter!(LEADERSHIP_CHANGES_TOTAL, "to" => standing(leads)).increment(1);
+}
+
+fn standing(leads: bool) -> &'static str {
+    if leads { "active" } else { "standby" }
 }
 
 /// Shows a fleet.

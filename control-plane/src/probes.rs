@@ -7,7 +7,11 @@ use serde_json::json;
 use tide_daemon::{Health, Probes};
 use tokio_util::sync::CancellationToken;
 
-use crate::{fleet::FleetHandle, metrics::DATABASE_AGE_SECONDS};
+use crate::{
+    fleet::FleetHandle,
+    leadership::Leadership,
+    metrics::{ACTIVE, DATABASE_AGE_SECONDS},
+};
 
 /// Every attempt to read the database ends well within this, also without an answer.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
@@ -15,15 +19,22 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// Verdicts about the control plane.
 ///
 /// A database that is away makes it neither dead nor unready: it goes on serving its last view,
-/// which a restart would lose and which a load balancer should not hide. `/health` says so.
+/// which a restart would lose and which a load balancer should not hide. `/health` says so. A
+/// standby is ready as well: it does what it is there for, and refuses requests with the address of
+/// the active one.
 pub(crate) struct ControlPlaneProbes {
     fleet: FleetHandle,
+    leadership: Leadership,
     stop: CancellationToken,
 }
 
 impl ControlPlaneProbes {
-    pub(crate) fn new(fleet: FleetHandle, stop: CancellationToken) -> Self {
-        Self { fleet, stop }
+    pub(crate) fn new(fleet: FleetHandle, leadership: Leadership, stop: CancellationToken) -> Self {
+        Self {
+            fleet,
+            leadership,
+            stop,
+        }
     }
 
     fn database_age(&self) -> Duration {
@@ -54,7 +65,11 @@ impl Probes for ControlPlaneProbes {
         match health.trouble {
             None => Health {
                 ok: true,
-                body: json!({"status": "ok", "database_age_seconds": age}),
+                body: json!({
+                    "status": "ok",
+                    "database_age_seconds": age,
+                    "leadership": self.leadership.describe(),
+                }),
             },
             Some(trouble) => Health {
                 ok: false,
@@ -62,12 +77,14 @@ impl Probes for ControlPlaneProbes {
                     "status": "failing",
                     "reason": format!("the database does not answer: {trouble}"),
                     "database_age_seconds": age,
+                    "leadership": self.leadership.describe(),
                 }),
             },
         }
     }
 
     fn record_gauges(&self) {
+        gauge!(ACTIVE).set(f64::from(u8::from(self.leadership.confirmed().is_some())));
         gauge!(DATABASE_AGE_SECONDS).set(self.database_age().as_secs_f64());
     }
 }

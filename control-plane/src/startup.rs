@@ -1,10 +1,10 @@
 //! What has to be right before anything is served, and what to say if it is not.
 
-use std::{error::Error, net::SocketAddr};
+use std::{error::Error, fs, net::SocketAddr};
 
 use tide_catalog::{CatalogError, connection::Server, schema};
 use tide_daemon::{Failure, HttpServer};
-use tide_model::fleet::DatabaseView;
+use tide_model::{NodeId, fleet::DatabaseView};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -41,6 +41,32 @@ pub(crate) async fn bind_grpc(address: SocketAddr) -> Result<(TcpListener, Socke
     Ok((listener, bound))
 }
 
+/// How others reach what is served at `bound`: as configured, or as well as can be known here.
+pub(crate) fn advertised(config: &Config, bound: SocketAddr) -> String {
+    if let Some(url) = &config.advertise_url {
+        return url.clone();
+    }
+    if bound.ip().is_unspecified() {
+        return format!("http://{}:{}", host_name(), bound.port());
+    }
+    format!("http://{bound}")
+}
+
+/// This process among the replicas: no two of them listen on one port of one host.
+pub(crate) fn node_id(bound: SocketAddr) -> Result<NodeId, Failure> {
+    format!("{}:{}", host_name(), bound.port())
+        .parse()
+        .map_err(Failure::failed)
+}
+
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
 /// Binds the address of metrics and probes.
 pub(crate) async fn bind_http(address: SocketAddr) -> Result<(HttpServer, SocketAddr), Failure> {
     let server = HttpServer::bind(address)
@@ -50,7 +76,7 @@ pub(crate) async fn bind_http(address: SocketAddr) -> Result<(HttpServer, Socket
     Ok((server, bound))
 }
 
-fn failed(error: CatalogError) -> Failure {
+pub(crate) fn failed(error: CatalogError) -> Failure {
     let hint = error.hint();
     Failure::failed(error).with_hint(hint)
 }

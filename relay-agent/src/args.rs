@@ -70,7 +70,8 @@ pub struct Settings {
     /// Where to serve /metrics, /health, /livez and /readyz [default: 127.0.0.1:9090].
     #[arg(long, global = true, env = "TIDE_METRICS_ADDR", value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
-    /// Control plane to report to, such as `http://control-plane:7900`; works without one.
+    /// Control planes to report to, such as `http://control-plane:7900`: one, several with commas
+    /// between, or `auto` for the one that the database names; works without any.
     #[arg(long, global = true, env = "TIDE_CONTROL_PLANE", value_name = "URL")]
     pub control_plane: Option<String>,
     /// Format of the log on standard error [default: text].

@@ -18,6 +18,7 @@ pub mod status;
 
 mod boot_clock;
 mod committer;
+mod control_planes;
 mod coordinator;
 mod crash_watch;
 mod discovery;
@@ -51,12 +52,12 @@ use tide_daemon::{
 use tide_model::{AgentName, Incarnation};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 use tracing::info;
 
 use crate::{
     committer::CommitterHandle,
     config::Config,
+    control_planes::ControlPlanes,
     coordinator::{Coordinator, Parts, StartError},
     gauge::Gauges,
     handovers::{HandoverHandle, Recorder},
@@ -79,7 +80,6 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     refuse_what_cannot_work(&config)
         .await
         .map_err(catalog_failure)?;
-    let endpoint = config.control_plane.as_deref().map(endpoint).transpose()?;
     let http = HttpServer::bind(config.metrics_addr)
         .await
         .map_err(|error| {
@@ -96,6 +96,8 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     lifecycle.tracker().spawn_blocking(sink::warm_up);
     let (parts, ends) = wire(&config, address, &lifecycle);
     let services = parts.services.clone();
+    let planes = |named| ControlPlanes::parse(named, &config.group, services.pool.clone());
+    let planes = config.control_plane.as_deref().map(planes).transpose()?;
     let probes = AgentProbes {
         board: parts.board.clone(),
         gauges: parts.gauges.clone(),
@@ -103,8 +105,8 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         shown: Mutex::default(),
     };
     let reporter = |stop| {
-        endpoint.map(|endpoint| Reporter {
-            endpoint,
+        planes.map(|planes| Reporter {
+            planes,
             identity: parts.identity.clone(),
             incarnation: ends.incarnation,
             gauges: parts.gauges.clone(),
@@ -296,18 +298,4 @@ impl Helpers {
 async fn infallible<T>(task: impl Future<Output = T>) -> Result<(), Infallible> {
     task.await;
     Ok(())
-}
-
-fn endpoint(url: &str) -> Result<Endpoint, Failure> {
-    Endpoint::from_shared(url.to_owned())
-        .map(|endpoint| {
-            endpoint
-                .http2_keep_alive_interval(std::time::Duration::from_secs(10))
-                .keep_alive_timeout(std::time::Duration::from_secs(10))
-                .keep_alive_while_idle(true)
-        })
-        .map_err(|error| {
-            Failure::usage(format!("--control-plane {url}: {error}"))
-                .with_hint(Some("write it as http://HOST:PORT or https://HOST:PORT"))
-        })
 }

@@ -2,7 +2,8 @@
 //!
 //! Nothing here is needed for correctness, and nothing here can slow a worker: it samples gauges.
 //! It keeps what it last sent and sends differences; while the control plane is away it keeps
-//! nothing. It says once that the control plane cannot be reached, and once that it can again.
+//! nothing. It says once that no control plane can be reached, and once that one can again.
+//! Of several control planes one is active; the others name it, and so does the database.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
@@ -28,7 +29,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, info, warn};
 
-use crate::{gauge::Gauges, locks::Identity, metrics as names, wakeup::WakeupHandle};
+use crate::{
+    control_planes::ControlPlanes, gauge::Gauges, locks::Identity, metrics as names,
+    wakeup::WakeupHandle,
+};
+
+/// Response metadata in which a standby names the active control plane.
+const LEADER: &str = "tide-leader";
 
 /// The connection must stand within this.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -40,7 +47,7 @@ const LAG: Duration = Duration::from_secs(1);
 
 /// What the reporter needs.
 pub(crate) struct Reporter {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) planes: ControlPlanes,
     pub(crate) identity: Identity,
     pub(crate) incarnation: watch::Receiver<Option<Incarnation>>,
     pub(crate) gauges: Gauges,
@@ -69,6 +76,18 @@ enum StreamError {
     Timeout,
     #[error("the control plane ended the stream")]
     Closed,
+    #[error("nobody is known to be the active control plane")]
+    NobodyKnown,
+}
+
+impl StreamError {
+    /// The control plane that a standby named instead of itself.
+    fn leader(&self) -> Option<&str> {
+        match self {
+            Self::Status(status) => status.metadata().get(LEADER)?.to_str().ok(),
+            Self::Connect(_) | Self::Timeout | Self::Closed | Self::NobodyKnown => None,
+        }
+    }
 }
 
 impl Reporter {
@@ -85,7 +104,7 @@ impl Reporter {
                 continue;
             };
             let ended = self
-                .stream(incarnation, &mut unreachable, &mut backoff)
+                .round(incarnation, &mut unreachable, &mut backoff)
                 .await;
             gauge!(names::CONTROL_PLANE_CONNECTED).set(0.0);
             let delay = match ended {
@@ -97,7 +116,6 @@ impl Reporter {
                 Err(error) => {
                     if !unreachable {
                         warn!(
-                            control_plane = %self.endpoint.uri(),
                             error = &error as &dyn std::error::Error,
                             "control plane is not reachable; pipelines run without it"
                         );
@@ -113,13 +131,44 @@ impl Reporter {
         }
     }
 
-    async fn stream(
+    /// Tries every control plane that it hears of until one takes the reports; returns when that
+    /// is over.
+    async fn round(
         &mut self,
         incarnation: Incarnation,
         unreachable: &mut bool,
         backoff: &mut Backoff,
     ) -> Result<Ended, StreamError> {
-        let channel: Channel = within(self.endpoint.connect()).await??;
+        let mut round = self.planes.round();
+        let mut last = StreamError::NobodyKnown;
+        while let Some(endpoint) = self.planes.next(&mut round).await {
+            if self.stop.is_cancelled() {
+                return Ok(Ended::Stopped);
+            }
+            let streamed = self
+                .stream(&endpoint, incarnation, unreachable, backoff)
+                .await;
+            last = match streamed {
+                Ok(ended) => return Ok(ended),
+                Err(error) => error,
+            };
+            gauge!(names::CONTROL_PLANE_CONNECTED).set(0.0);
+            debug!(control_plane = %endpoint.uri(), error = &last as &dyn std::error::Error, "no reports taken");
+            if let Some(leader) = last.leader() {
+                round.follow(leader);
+            }
+        }
+        Err(last)
+    }
+
+    async fn stream(
+        &mut self,
+        endpoint: &Endpoint,
+        incarnation: Incarnation,
+        unreachable: &mut bool,
+        backoff: &mut Backoff,
+    ) -> Result<Ended, StreamError> {
+        let channel: Channel = within(endpoint.connect()).await??;
         let mut client = AgentServiceClient::new(channel);
         let (requests, outbox) = mpsc::channel(16);
         let mut sender = Sender {
@@ -164,6 +213,7 @@ impl Reporter {
                             info!("reporting to the control plane again");
                         }
                         *unreachable = false;
+                        self.planes.prefer(endpoint);
                         backoff.reset();
                         gauge!(names::CONTROL_PLANE_CONNECTED).set(1.0);
                         sent = None;

@@ -9,6 +9,7 @@ mod fencing;
 mod handover;
 mod hot_reload;
 mod planned;
+mod replicas;
 mod roles;
 mod scale;
 mod seeds;

@@ -27,6 +27,7 @@
 //! | module | what it gives |
 //! | --- | --- |
 //! | [`fleet`] | PostgreSQL, agents, pipelines with something that reads what they deliver, load |
+//! | [`replica`] | control planes, several of them, as processes |
 //! | [`catalog`] | one connection to a catalog of one's own, for tests below the agents |
 //! | [`by_hand`] | messages published one by one, in an interleaving that the test chooses |
 //! | [`command`] | programs that run to their end: exit code and what they said |
@@ -41,6 +42,7 @@ pub mod command;
 pub mod fleet;
 pub mod lookout;
 pub mod proof;
+pub mod replica;
 pub mod scrape;
 pub mod torture;
 

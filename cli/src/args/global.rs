@@ -25,7 +25,8 @@ pub struct GlobalArgs {
         hide_env_values = true
     )]
     pub postgres_url: Option<String>,
-    /// Control plane to ask
+    /// Control plane to ask, or several replicas with commas between; a standby names the active
+    /// one, which is then asked
     #[arg(
         long,
         global = true,

@@ -4,9 +4,14 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tonic::transport::Uri;
 
 use super::{ControlPlane, Database, Session, Source};
-use crate::{args::SourceChoice, context::Context, error::CliError};
+use crate::{
+    args::SourceChoice,
+    context::{Context, control_plane_address},
+    error::CliError,
+};
 
 /// A control plane that another source can stand in for must answer within this.
 const PROBE: Duration = Duration::from_secs(3);
@@ -63,10 +68,33 @@ async fn choose(context: &Context) -> Result<(Source, Option<String>), CliError>
     }
 }
 
+/// The first of the control planes that answers. A standby says which one is active, and its word
+/// is taken once: two that name each other must not send us in circles.
 async fn control_plane(context: &Context, deadline: Duration) -> Result<ControlPlane, CliError> {
+    let mut last = None;
+    for address in context.settings.control_planes()? {
+        let found = match answering(context, &address, deadline).await {
+            Err(error) => match error.leader().and_then(control_plane_address) {
+                Some(leader) => answering(context, &leader, deadline).await,
+                None => Err(error),
+            },
+            found => found,
+        };
+        match found {
+            Err(error @ CliError::Unreachable { .. }) => last = Some(error),
+            found => return found,
+        }
+    }
+    Err(last.expect("a list is never empty, and each of it was found or failed"))
+}
+
+async fn answering(
+    context: &Context,
+    address: &Uri,
+    deadline: Duration,
+) -> Result<ControlPlane, CliError> {
     let settings = &context.settings;
-    let address = settings.control_plane()?;
-    let mut control_plane = ControlPlane::connect(&address, deadline).await?;
+    let mut control_plane = ControlPlane::connect(address, deadline).await?;
     control_plane.probe().await?;
     // A control plane serves one group. Draining another group's agent of the same name would be
     // the worst way to find that out.

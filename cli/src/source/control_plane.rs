@@ -49,6 +49,7 @@ impl ControlPlane {
             server: label.clone(),
             reason: refusal::innermost(&error),
             hint: None,
+            leader: None,
         };
         let (every, patience) = KEEP_ALIVE;
         let mut endpoint = Endpoint::from(address.clone())

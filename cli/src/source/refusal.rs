@@ -9,18 +9,23 @@ use crate::error::CliError;
 /// Response metadata that carries advice, percent-encoded because metadata is ASCII.
 const HINT: &str = "tide-hint";
 
+/// Response metadata in which a standby names the active control plane.
+const LEADER: &str = "tide-leader";
+
 /// Judges a failed call to the control plane at `server`.
 pub(super) fn from_status(server: &str, status: &Status) -> CliError {
-    let hint = status
-        .metadata()
-        .get(HINT)
-        .map(|hint| percent_decoded(hint.as_bytes()));
+    let named = |key| {
+        let value = status.metadata().get(key)?;
+        Some(percent_decoded(value.as_bytes()))
+    };
+    let hint = named(HINT);
     // A server's answer has no source; a status made on this side of the network has one.
     if let Some(source) = status.source() {
         return CliError::Unreachable {
             server: server.to_owned(),
             reason: innermost(source),
             hint,
+            leader: None,
         };
     }
     match status.code() {
@@ -28,6 +33,7 @@ pub(super) fn from_status(server: &str, status: &Status) -> CliError {
             server: server.to_owned(),
             reason: status.message().to_owned(),
             hint,
+            leader: named(LEADER),
         },
         code => CliError::Refused {
             code,
@@ -113,6 +119,7 @@ mod tests {
     fn a_standby_counts_as_unreachable_and_names_the_leader() {
         let mut metadata = MetadataMap::new();
         metadata.insert("tide-hint", "ask http://ctl-b:7900".parse().unwrap());
+        metadata.insert("tide-leader", "http://ctl-b:7900".parse().unwrap());
         let status = Status::with_metadata(Code::Unavailable, "this one is a standby", metadata);
         let error = from_status("http://ctl-a:7900", &status);
         assert!(error.is_unreachable());
@@ -121,6 +128,7 @@ mod tests {
             "{error}"
         );
         assert_eq!(error.hint().as_deref(), Some("ask http://ctl-b:7900"));
+        assert_eq!(error.leader(), Some("http://ctl-b:7900"));
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub(super) fn silent(server: &str, within: Duration) -> CliError {
         server: server.to_owned(),
         reason: format!("no answer within {}", humanize::duration(within)),
         hint: None,
+        leader: None,
     }
 }
 

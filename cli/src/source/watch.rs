@@ -137,6 +137,7 @@ async fn received<T>(messages: &mut Messages<T>, server: &str) -> Result<T, CliE
             server: server.to_owned(),
             reason: "it closed the stream".to_owned(),
             hint: None,
+            leader: None,
         }),
     }
 }

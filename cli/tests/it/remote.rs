@@ -115,6 +115,41 @@ async fn a_standby_is_passed_over_for_the_database() {
 }
 
 #[tokio::test]
+async fn a_standby_is_followed_to_the_active_one() {
+    let standby = ControlPlane::refusing(Code::Unavailable, "standby", "").await;
+    let active = ControlPlane::start().await;
+    standby.answers.leader.send_replace(Some(active.url()));
+    let run = standby.run(&["fleet", "status"]).await.expect(0);
+    run.prints(&format!("source control-plane {}", active.url()));
+}
+
+#[tokio::test]
+async fn standbys_that_name_each_other_are_asked_once_each() {
+    let one = ControlPlane::refusing(Code::Unavailable, "standby", "try again").await;
+    let two = ControlPlane::refusing(Code::Unavailable, "standby", "try again").await;
+    one.answers.leader.send_replace(Some(two.url()));
+    two.answers.leader.send_replace(Some(one.url()));
+    let run = one.run(&["agent", "ls"]).await.expect(9);
+    run.says("is unreachable: standby").says("hint: try again");
+    for asked in [&one.answers.asked, &two.answers.asked] {
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[tokio::test]
+async fn of_several_control_planes_the_first_that_answers_is_asked() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gone = gone.local_addr().unwrap();
+    let standby = ControlPlane::refusing(Code::Unavailable, "standby", "").await;
+    let active = ControlPlane::start().await;
+    let mut command = tidectl(&["fleet", "status"]);
+    let several = format!("http://{gone},{},{}", standby.url(), active.url());
+    command.env("TIDE_CONTROL_PLANE", several);
+    let run = finish(command, "").await.expect(0);
+    run.prints(&format!("source control-plane {}", active.url()));
+}
+
+#[tokio::test]
 async fn refusals_keep_their_words_and_get_their_code() {
     for (code, exit) in [
         (Code::InvalidArgument, 2),

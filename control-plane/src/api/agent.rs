@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     fleet::{AgentLink, Down, FleetHandle},
+    leadership::Leadership,
     metrics::{ReportKind, count_report},
 };
 
@@ -35,12 +36,23 @@ const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct AgentApi {
     fleet: FleetHandle,
     group: GroupName,
+    leadership: Leadership,
     stop: CancellationToken,
 }
 
 impl AgentApi {
-    pub(super) fn new(fleet: FleetHandle, group: GroupName, stop: CancellationToken) -> Self {
-        Self { fleet, group, stop }
+    pub(super) fn new(
+        fleet: FleetHandle,
+        group: GroupName,
+        leadership: Leadership,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            fleet,
+            group,
+            leadership,
+            stop,
+        }
     }
 }
 
@@ -70,6 +82,7 @@ impl AgentService for AgentApi {
         let conversation = Conversation {
             inbound,
             link,
+            leadership: self.leadership.clone(),
             stop: self.stop.clone(),
             phase: Phase::Welcoming,
         };
@@ -96,6 +109,7 @@ fn first_hello(first: Option<ReportRequest>) -> Result<Hello, Status> {
 struct Conversation {
     inbound: Streaming<ReportRequest>,
     link: AgentLink,
+    leadership: Leadership,
     stop: CancellationToken,
     phase: Phase,
 }
@@ -109,6 +123,7 @@ enum Phase {
 /// What happened on either side.
 enum Turn {
     Stopping,
+    Deposed,
     Down(Option<Down>),
     Up(Result<Option<ReportRequest>, Status>),
 }
@@ -130,6 +145,11 @@ impl Conversation {
         loop {
             match self.next().await {
                 Turn::Stopping => return Some(Ok(self.leave())),
+                Turn::Deposed => {
+                    self.phase = Phase::Over;
+                    let reason = "another control plane is the active one";
+                    return Some(Ok(farewell(reason, Some(Duration::ZERO))));
+                }
                 Turn::Down(Some(Down::SnapshotRequest)) => {
                     return Some(Ok(response(Answer::SnapshotRequest(SnapshotRequest {}))));
                 }
@@ -169,6 +189,7 @@ impl Conversation {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Turn::Stopping,
+            _ = self.leadership.deposed() => Turn::Deposed,
             down = self.link.next() => Turn::Down(down),
             up = self.inbound.message() => Turn::Up(up),
         }

@@ -11,14 +11,13 @@ use tide_proto::fleet::v1::{
     fleet_service_server::FleetService, watch_fleet_response::Event,
 };
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
     page,
     request::parse,
     status,
-    stream::{Answers, Watch, Watches, until_stopped},
+    stream::{Answers, Ends, Watch, Watches, until_end},
 };
 use crate::{fleet::FleetHandle, operations::Unknown};
 
@@ -26,15 +25,15 @@ use crate::{fleet::FleetHandle, operations::Unknown};
 pub(super) struct FleetApi {
     fleet: FleetHandle,
     watches: Watches,
-    stop: CancellationToken,
+    ends: Ends,
 }
 
 impl FleetApi {
-    pub(super) fn new(fleet: FleetHandle, watches: Watches, stop: CancellationToken) -> Self {
+    pub(super) fn new(fleet: FleetHandle, watches: Watches, ends: Ends) -> Self {
         Self {
             fleet,
             watches,
-            stop,
+            ends,
         }
     }
 }
@@ -140,7 +139,9 @@ impl FleetService for FleetApi {
     ) -> Result<Response<Self::WatchFleetStream>, Status> {
         let watch = self.watches.open()?;
         let changes = changes(self.fleet.views(), watch);
-        Ok(Response::new(until_stopped(changes, self.stop.clone())))
+        let ends = self.ends.clone();
+        let end = async move { ends.reached().await };
+        Ok(Response::new(until_end(changes, end)))
     }
 }
 

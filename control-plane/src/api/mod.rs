@@ -18,7 +18,7 @@ mod status;
 mod stream;
 mod suggest;
 
-pub use self::status::HINT_KEY;
+pub use self::status::{HINT_KEY, LEADER_KEY};
 pub(crate) use self::{
     observe::METHODS,
     serve::{Services, serve},

@@ -16,14 +16,13 @@ use tide_proto::fleet::v1::{
     operation_service_server::OperationService,
 };
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
     page,
     request::{actor, deadline, parse},
     status::{invalid, invalid_field, refused, stopping},
-    stream::{Answers, Watch, Watches, until_stopped},
+    stream::{Answers, Ends, Watch, Watches, until_end},
 };
 use crate::{
     fleet::{FleetHandle, Stopping},
@@ -38,7 +37,7 @@ pub(super) struct OperationApi {
     commands: Commands,
     fleet: FleetHandle,
     watches: Watches,
-    stop: CancellationToken,
+    ends: Ends,
 }
 
 impl OperationApi {
@@ -46,13 +45,13 @@ impl OperationApi {
         commands: Commands,
         fleet: FleetHandle,
         watches: Watches,
-        stop: CancellationToken,
+        ends: Ends,
     ) -> Self {
         Self {
             commands,
             fleet,
             watches,
-            stop,
+            ends,
         }
     }
 }
@@ -199,7 +198,9 @@ impl OperationService for OperationApi {
         let watch = self.watches.open()?;
         let first = self.commands.operation(id).await.map_err(refused)?;
         let answers = progress(self.commands.clone(), &self.fleet, id, first, watch);
-        Ok(Response::new(until_stopped(answers, self.stop.clone())))
+        let ends = self.ends.clone();
+        let end = async move { ends.reached().await };
+        Ok(Response::new(until_end(answers, end)))
     }
 
     async fn cancel_operation(

@@ -12,18 +12,28 @@ use tide_proto::{
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::{
+    Request,
     codec::CompressionEncoding,
     server::NamedService,
+    service::interceptor::InterceptedService,
     transport::{Server, server::TcpIncoming},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use super::{
-    agent::AgentApi, fleet::FleetApi, observe::ObserveLayer, operation::OperationApi,
-    stream::Watches,
+    agent::AgentApi,
+    fleet::FleetApi,
+    observe::ObserveLayer,
+    operation::OperationApi,
+    status,
+    stream::{Ends, Watches},
 };
-use crate::{fleet::FleetHandle, operations::commands::Commands};
+use crate::{
+    fleet::FleetHandle,
+    leadership::{Leadership, Standing},
+    operations::commands::Commands,
+};
 
 /// A connection that does not answer pings is closed, and its streams with it.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -48,6 +58,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(3);
 pub(crate) struct Services {
     pub(crate) group: GroupName,
     pub(crate) fleet: FleetHandle,
+    pub(crate) leadership: Leadership,
     pub(crate) commands: Commands,
 }
 
@@ -75,12 +86,25 @@ pub(crate) async fn serve(
     let Services {
         group,
         fleet,
+        leadership,
         commands,
     } = services;
     let watches = Watches::new();
-    let agents = AgentApi::new(fleet.clone(), group, stop.clone());
-    let reads = FleetApi::new(fleet.clone(), watches.clone(), stop.clone());
-    let operations = OperationApi::new(commands, fleet.clone(), watches, stop.clone());
+    let ends = Ends {
+        stop: stop.clone(),
+        leadership: leadership.clone(),
+    };
+    let agents = AgentApi::new(fleet.clone(), group, leadership.clone(), stop.clone());
+    let reads = FleetApi::new(fleet.clone(), watches.clone(), ends.clone());
+    let operations = OperationApi::new(commands, fleet.clone(), watches, ends);
+    // A standby refuses everything; whether a lead is confirmed is for the commands to ask.
+    let active_only = {
+        let leadership = leadership.clone();
+        move |request: Request<()>| match leadership.serves() {
+            Ok(()) => Ok(request),
+            Err(refusal) => Err(status::not_leading(&refusal)),
+        }
+    };
     let (health, health_server) = tonic_health::server::health_reporter();
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -100,23 +124,26 @@ pub(crate) async fn serve(
         .add_service(health_server)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(
+        .add_service(InterceptedService::new(
             AgentServer::new(agents)
                 .accept_compressed(gzip)
                 .max_decoding_message_size(MAX_REPORT),
-        )
-        .add_service(
+            active_only.clone(),
+        ))
+        .add_service(InterceptedService::new(
             FleetServer::new(reads)
                 .accept_compressed(gzip)
                 .send_compressed(gzip)
                 .max_decoding_message_size(MAX_REQUEST),
-        )
-        .add_service(
+            active_only.clone(),
+        ))
+        .add_service(InterceptedService::new(
             OperationServer::new(operations)
                 .accept_compressed(gzip)
                 .send_compressed(gzip)
                 .max_decoding_message_size(MAX_REQUEST),
-        )
+            active_only,
+        ))
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             stop.clone().cancelled_owned(),
@@ -125,40 +152,47 @@ pub(crate) async fn serve(
         ended = server => Ok(ended?),
         // Our own streams end by themselves; those of health and reflection might not.
         () = async { stop.cancelled().await; sleep(FINISH_WITHIN).await } => Ok(()),
-        never = report_health(health, fleet, stop.clone()) => match never {},
+        never = report_health(health, fleet, leadership, stop.clone()) => match never {},
     }
 }
 
-/// Operations need the database; reading the last view and hearing agents do not.
+/// Operations need the database; reading the last view and hearing agents do not. A standby lives,
+/// and serves none of them.
 async fn report_health(
     health: HealthReporter,
     fleet: FleetHandle,
+    leadership: Leadership,
     stop: CancellationToken,
 ) -> Infallible {
     let mut database = fleet.database_healths();
+    let mut standings = leadership.standings();
     let mut reported = None;
     loop {
         let answers = database.borrow_and_update().trouble.is_none();
-        if reported.replace(answers) != Some(answers) {
-            report(&health, ServingStatus::Serving, serving(answers)).await;
+        let active = *standings.borrow_and_update() == Standing::Serving;
+        let now = (serving(active), serving(active && answers));
+        if reported.replace(now) != Some(now) {
+            report(&health, ServingStatus::Serving, now.0, now.1).await;
         }
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             changed = database.changed() => if changed.is_err() { break },
+            changed = standings.changed() => if changed.is_err() { break },
         }
     }
-    report(
-        &health,
-        ServingStatus::NotServing,
-        ServingStatus::NotServing,
-    )
-    .await;
+    let not = ServingStatus::NotServing;
+    report(&health, not, not, not).await;
     std::future::pending().await
 }
 
-async fn report(health: &HealthReporter, reads: ServingStatus, operations: ServingStatus) {
-    health.set_service_status("", reads).await;
+async fn report(
+    health: &HealthReporter,
+    process: ServingStatus,
+    reads: ServingStatus,
+    operations: ServingStatus,
+) {
+    health.set_service_status("", process).await;
     health.set_service_status(AgentServer::NAME, reads).await;
     health.set_service_status(FleetServer::NAME, reads).await;
     health

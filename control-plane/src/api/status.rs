@@ -7,10 +7,11 @@
 //! | `FAILED_PRECONDITION` | the fleet is not in a state for it | when that has changed |
 //! | `ABORTED` | a plan is stale | with a new plan |
 //! | `RESOURCE_EXHAUSTED` | too many watches | later |
-//! | `UNAVAILABLE` | the database is away, or this process is stopping | later |
+//! | `UNAVAILABLE` | the database is away, this process is stopping, or is a standby | later, or with the active one |
 //! | `INTERNAL` | the catalog holds something strange, or rights are missing | no |
 //!
-//! What to do about it travels in the metadata key `tide-hint`, percent-encoded UTF-8. What the
+//! What to do about it travels in the metadata key `tide-hint`, percent-encoded UTF-8; a standby
+//! names the active control plane's address in `tide-leader`. What the
 //! database said is logged here and crosses the API only where Tide's own functions raised it for
 //! the operator to read.
 
@@ -24,11 +25,15 @@ use tracing::{error, warn};
 use super::suggest::suggestion;
 use crate::{
     fleet::Stopping,
+    leadership::{ActiveOne, NotLeading},
     operations::{CommandError, Unknown},
 };
 
 /// Metadata key of the hint.
 pub const HINT_KEY: &str = "tide-hint";
+
+/// Metadata key of the active control plane's address.
+pub const LEADER_KEY: &str = "tide-leader";
 
 /// A status that says what to do.
 fn hinted(code: Code, message: impl Into<String>, hint: &str) -> Status {
@@ -56,6 +61,26 @@ pub(super) fn stopping(error: Stopping) -> Status {
         error.to_string(),
         "try again, or use --source database meanwhile",
     )
+}
+
+/// Another control plane answers this, or nobody can say which.
+pub(super) fn not_leading(refusal: &NotLeading) -> Status {
+    let message = refusal.to_string();
+    let NotLeading::Standby(Some(ActiveOne {
+        address: Some(address),
+        ..
+    })) = refusal
+    else {
+        let hint = "try again, or use --source database meanwhile";
+        return hinted(Code::Unavailable, message, hint);
+    };
+    let hint = format!("ask the active one: --control-plane {address}");
+    let mut status = hinted(Code::Unavailable, message, &hint);
+    // An address that is no ASCII is still in the message.
+    if let Ok(address) = MetadataValue::try_from(address.as_str()) {
+        status.metadata_mut().insert(LEADER_KEY, address);
+    }
+    status
 }
 
 /// No more watches fit.
@@ -138,6 +163,7 @@ pub(super) fn refused(error: CommandError) -> Status {
             message,
             "make a new plan with: tidectl rebalance plan",
         ),
+        CommandError::NotLeading(refusal) => not_leading(&refusal),
         CommandError::Catalog(error) => catalog(&error),
     }
 }

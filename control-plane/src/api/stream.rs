@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::status;
-use crate::{fleet::Stopping, metrics::WATCHERS};
+use crate::{fleet::Stopping, leadership::Leadership, metrics::WATCHERS};
 
 /// An answer that goes on. It is pulled: nothing is prepared before the client has room for it.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -51,23 +51,39 @@ impl Drop for Watch {
     }
 }
 
-/// Ends an answer with `UNAVAILABLE` when the process ends, so that clients can tell that from an
-/// answer that is complete.
-pub(super) fn until_stopped<T: Send + 'static>(
+/// When answers that go on have to end.
+#[derive(Clone)]
+pub(super) struct Ends {
+    pub(super) stop: CancellationToken,
+    pub(super) leadership: Leadership,
+}
+
+impl Ends {
+    /// Returns the reason when the time has come. Cancel-safe.
+    pub(super) async fn reached(&self) -> Status {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => status::stopping(Stopping),
+            deposed = self.leadership.deposed() => status::not_leading(&deposed),
+        }
+    }
+}
+
+/// Ends an answer with `UNAVAILABLE` when the process ends or another control plane takes over, so
+/// that clients can tell that from an answer that is complete.
+pub(super) fn until_end<T: Send + 'static>(
     answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    stop: CancellationToken,
+    end: impl Future<Output = Status> + Send + 'static,
 ) -> Answers<T> {
-    let stopped = stop.clone();
-    let farewell = stream::once(async move {
-        stopped
-            .is_cancelled()
-            .then(|| Err(status::stopping(Stopping)))
-    });
-    Box::pin(
-        answers
-            .take_until(stop.cancelled_owned())
-            .chain(farewell.filter_map(std::future::ready)),
-    )
+    let begin = Some((Box::pin(answers), Box::pin(end)));
+    Box::pin(stream::unfold(begin, |state| async {
+        let (mut answers, mut end) = state?;
+        tokio::select! {
+            biased;
+            status = &mut end => Some((Err(status), None)),
+            answer = answers.next() => Some((answer?, Some((answers, end)))),
+        }
+    }))
 }
 
 #[cfg(test)]
@@ -76,10 +92,15 @@ mod tests {
 
     use super::*;
 
+    async fn stopped(stop: CancellationToken) -> Status {
+        stop.cancelled().await;
+        status::stopping(Stopping)
+    }
+
     #[tokio::test]
     async fn an_answer_that_is_complete_just_ends() {
         let answers = stream::iter([Ok(1), Ok(2)]);
-        let got: Vec<_> = until_stopped(answers, CancellationToken::new())
+        let got: Vec<_> = until_end(answers, stopped(CancellationToken::new()))
             .collect()
             .await;
         assert_eq!(got.len(), 2);
@@ -90,7 +111,7 @@ mod tests {
     async fn a_stop_ends_an_answer_and_says_so() {
         let stop = CancellationToken::new();
         let answers = stream::iter([Ok(1)]).chain(stream::pending());
-        let mut answers = until_stopped(answers, stop.clone());
+        let mut answers = until_end(answers, stopped(stop.clone()));
         assert_eq!(answers.next().await.unwrap().unwrap(), 1);
         stop.cancel();
         let status = answers.next().await.unwrap().unwrap_err();

@@ -25,6 +25,7 @@ use super::{CommandError, Unknown};
 use crate::{
     database::{Database, Session, answer},
     fleet::FleetHandle,
+    leadership::{Leadership, NotLeading},
 };
 
 /// Carries out what operators ask. Cheap to clone.
@@ -32,6 +33,7 @@ use crate::{
 pub(crate) struct Commands {
     database: Database,
     fleet: FleetHandle,
+    leadership: Leadership,
 }
 
 /// What to do if a drain would leave pipelines without an agent.
@@ -44,9 +46,13 @@ pub(crate) enum Obstacles {
 }
 
 impl Commands {
-    /// Writes through `database` and tells `fleet` about it.
-    pub(crate) fn new(database: Database, fleet: FleetHandle) -> Self {
-        Self { database, fleet }
+    /// Writes through `database` while `leadership` permits, and tells `fleet` about it.
+    pub(crate) fn new(database: Database, fleet: FleetHandle, leadership: Leadership) -> Self {
+        Self {
+            database,
+            fleet,
+            leadership,
+        }
     }
 
     /// Where a drain would send each pipeline; refused as the drain itself would be.
@@ -55,6 +61,7 @@ impl Commands {
         agent: &AgentName,
         obstacles: Obstacles,
     ) -> Result<Vec<Move>, CommandError> {
+        self.leadership.epoch().await?;
         let view = self.database.view().await?;
         admissible_drain(&view, agent, obstacles)
     }
@@ -104,6 +111,7 @@ impl Commands {
 
     /// The moves that would balance the fleet.
     pub(crate) async fn rebalance_plan(&self) -> Result<Vec<Move>, CommandError> {
+        self.leadership.epoch().await?;
         Ok(rebalance_plan(&self.database.view().await?))
     }
 
@@ -132,7 +140,7 @@ impl Commands {
         id: OperationId,
     ) -> Result<(Operation, Vec<Step>), CommandError> {
         let (mut session, view) = self.look().await?;
-        let operation = settled(&mut session, id).await?;
+        let operation = self.settled(&mut session, id).await?;
         session.done();
         let steps = open_steps(&view, &operation);
         Ok((operation, steps))
@@ -144,8 +152,8 @@ impl Commands {
         view: &DatabaseView,
         id: OperationId,
     ) -> Result<(Operation, Vec<Step>), CommandError> {
-        let mut session = self.database.session().await?;
-        let operation = settled(&mut session, id).await?;
+        let mut session = self.session().await?;
+        let operation = self.settled(&mut session, id).await?;
         session.done();
         let steps = open_steps(view, &operation);
         Ok((operation, steps))
@@ -157,7 +165,7 @@ impl Commands {
         limit: u32,
         before: Option<(OffsetDateTime, OperationId)>,
     ) -> Result<Vec<Operation>, CommandError> {
-        let mut session = self.database.session().await?;
+        let mut session = self.session().await?;
         let group = self.database.group();
         let listed = operations::operation_list(session.connection(), group, limit, before);
         let listed = answer(listed).await?;
@@ -171,7 +179,7 @@ impl Commands {
         id: OperationId,
         actor: &str,
     ) -> Result<Operation, CommandError> {
-        let mut session = self.database.session().await?;
+        let mut session = self.session().await?;
         let cancelled = operations::operation_cancel(session.connection(), id, actor);
         let operation = answer(cancelled)
             .await
@@ -182,8 +190,14 @@ impl Commands {
         Ok(operation)
     }
 
-    async fn look(&self) -> Result<(Session, DatabaseView), CatalogError> {
-        let mut session = self.database.session().await?;
+    /// A session for the active control plane.
+    async fn session(&self) -> Result<Session, CommandError> {
+        self.leadership.epoch().await?;
+        Ok(self.database.session().await?)
+    }
+
+    async fn look(&self) -> Result<(Session, DatabaseView), CommandError> {
+        let mut session = self.session().await?;
         let view = session.view(self.database.group()).await?;
         Ok((session, view))
     }
@@ -209,18 +223,29 @@ impl Commands {
         id: OperationId,
     ) -> Result<Operation, CommandError> {
         self.fleet.intent_changed();
-        let operation = settled(&mut session, id).await?;
+        let operation = self.settled(&mut session, id).await?;
         session.done();
         info!(operation.id = %id, kind = %operation.kind, target = operation.target,
               actor = operation.actor, state = %operation.state, "operation accepted");
         Ok(operation)
     }
-}
 
-async fn settled(session: &mut Session, id: OperationId) -> Result<Operation, CommandError> {
-    answer(operations::operation_settle(session.connection(), id))
-        .await
-        .map_err(|error| unknown_operation(error, id))
+    /// Looks whether an operation is done, under the epoch of now.
+    async fn settled(
+        &self,
+        session: &mut Session,
+        id: OperationId,
+    ) -> Result<Operation, CommandError> {
+        let epoch = self.leadership.epoch().await?;
+        let settled = operations::operation_settle_as(session.connection(), id, epoch);
+        answer(settled).await.map_err(|error| {
+            if error.is_fenced() {
+                NotLeading::Unconfirmed.into()
+            } else {
+                unknown_operation(error, id)
+            }
+        })
+    }
 }
 
 fn unknown_operation(error: CatalogError, id: OperationId) -> CommandError {

@@ -3,6 +3,8 @@
 use tide_catalog::CatalogError;
 use tide_model::{AgentName, OperationId, UnitName, operation::Move};
 
+use crate::leadership::NotLeading;
+
 /// A name that nobody has, and the names that there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unknown {
@@ -44,6 +46,9 @@ pub(crate) enum CommandError {
     /// Nothing of a plan is left to be done.
     #[error("the plan is stale: {}", list(&stale_moves(.0)))]
     AllStale(Vec<Move>),
+    /// Another control plane is the active one, or nobody can say.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
     /// The catalog refused or could not be reached.
     #[error(transparent)]
     Catalog(#[from] CatalogError),

@@ -1,5 +1,6 @@
 //! Looks after running operations: whenever the database was read, which is every second and at
-//! once after a change of intent, asks the catalog whether each is done.
+//! once after a change of intent, asks the catalog whether each is done. Only the active control
+//! plane does, and its epoch keeps a former one from having the last word.
 
 use std::{collections::BTreeSet, error::Error};
 
@@ -12,6 +13,7 @@ use tracing::{info, warn};
 use crate::{
     database::{Database, answer},
     fleet::{FleetHandle, Stopping},
+    leadership::Leadership,
     metrics::RUNNING_OPERATIONS,
 };
 
@@ -19,6 +21,7 @@ use crate::{
 pub(crate) async fn settle(
     database: Database,
     fleet: FleetHandle,
+    leadership: Leadership,
     stop: CancellationToken,
 ) -> Result<(), Stopping> {
     let mut reads = fleet.databases();
@@ -28,7 +31,7 @@ pub(crate) async fn settle(
         let round = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            round = settle_running(&database, &mut followed) => round,
+            round = settle_running(&database, &leadership, &mut followed) => round,
         };
         let failed = round.err().map(|error| (error.to_string(), error));
         if let Some((text, error)) = &failed
@@ -50,14 +53,26 @@ pub(crate) async fn settle(
 /// is returned. `followed` is what ran in the round before: somebody else may have settled it.
 async fn settle_running(
     database: &Database,
+    leadership: &Leadership,
     followed: &mut BTreeSet<OperationId>,
 ) -> Result<(), CatalogError> {
+    let Some(epoch) = leadership.confirmed() else {
+        followed.clear();
+        gauge!(RUNNING_OPERATIONS).set(0.0);
+        return Ok(());
+    };
     let mut session = database.session().await?;
     let running = operations::operation_running(session.connection(), database.group());
     followed.extend(answer(running).await?);
     let mut result = Ok(());
     for id in followed.clone() {
-        match answer(operations::operation_settle(session.connection(), id)).await {
+        match answer(operations::operation_settle_as(
+            session.connection(),
+            id,
+            epoch,
+        ))
+        .await
+        {
             Ok(operation) if operation.state == OperationState::Running => {}
             Ok(operation) => {
                 let outcome = operation.outcome.as_deref().unwrap_or_default();

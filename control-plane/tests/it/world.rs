@@ -60,6 +60,8 @@ impl World {
         let control_plane = ControlPlane::build(&Config {
             postgres_url: url,
             listen: ([127, 0, 0, 1], 0).into(),
+            advertise_url: None,
+            lease: Duration::from_secs(3),
             group: group(),
             metrics_addr: ([127, 0, 0, 1], 0).into(),
             shutdown_timeout: Duration::from_secs(10),

@@ -31,6 +31,8 @@ pub(crate) struct Answers {
     pub(crate) operation: watch::Sender<(Operation, Vec<Step>)>,
     /// Refuses everything, as a standby does.
     pub(super) refusal: Option<(Code, &'static str, &'static str)>,
+    /// Whom it names when it refuses.
+    pub(crate) leader: watch::Sender<Option<String>>,
     pub(crate) asked: Arc<AtomicUsize>,
 }
 
@@ -64,6 +66,7 @@ impl ControlPlane {
             fleet: watch::Sender::new(fleet()),
             operation: watch::Sender::new((drain(), vec![step(Progress::Progressing)])),
             refusal,
+            leader: watch::Sender::new(None),
             asked: Arc::default(),
         };
         let runtime = Runtime::new().unwrap();

@@ -22,6 +22,9 @@ impl Answers {
         };
         let mut metadata = MetadataMap::new();
         metadata.insert("tide-hint", hint.replace(' ', "%20").parse().unwrap());
+        if let Some(leader) = &*self.leader.borrow() {
+            metadata.insert("tide-leader", leader.parse().unwrap());
+        }
         Err(Status::with_metadata(code, message, metadata))
     }
 }
