@@ -74,6 +74,13 @@ pub struct Settings {
     /// between, or `auto` for the one that the database names; works without any.
     #[arg(long, global = true, env = "TIDE_CONTROL_PLANE", value_name = "URL")]
     pub control_plane: Option<String>,
+    /// How often the janitor deletes messages past their retention, and old history; one agent of
+    /// the database does it at a time, and 0 is never this one [default: 60].
+    #[arg(long, global = true, env = "TIDE_JANITOR_INTERVAL", value_parser = parse_seconds, value_name = "TIME")]
+    pub janitor_interval: Option<Duration>,
+    /// How long events and finished operations are kept, at least a day [default: 720h].
+    #[arg(long, global = true, env = "TIDE_HISTORY_RETENTION", value_parser = parse_seconds, value_name = "TIME")]
+    pub history_retention: Option<Duration>,
     /// Format of the log on standard error [default: text].
     #[arg(
         long,
@@ -85,7 +92,8 @@ pub struct Settings {
     pub log_format: Option<LogFormat>,
     /// TOML file with the same settings: `postgres_url`, `name`, `relay_group_id`,
     /// `discovery_interval_secs`, `discovery_only`, `shutdown_timeout_secs`, `lease_secs`,
-    /// `weight`, `metrics_addr`, `control_plane`, `log_format`.
+    /// `weight`, `metrics_addr`, `control_plane`, `janitor_interval_secs`,
+    /// `history_retention_secs`, `log_format`.
     #[arg(long, global = true, env = "TIDE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -30,10 +30,21 @@ pub struct Config {
     pub weight: u32,
     /// Where to serve metrics and probes.
     pub metrics_addr: SocketAddr,
-    /// Where to report.
+    /// Where to report: a list, as typed.
     pub control_plane: Option<String>,
+    /// What to do as the janitor; none to leave that to others.
+    pub housekeeping: Option<Housekeeping>,
     /// Format of the log.
     pub log_format: LogFormat,
+}
+
+/// What the janitor does when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Housekeeping {
+    /// From the beginning of a round to that of the next.
+    pub interval: Duration,
+    /// How long events and finished operations are kept.
+    pub history_retention: Duration,
 }
 
 /// Settings that cannot be used.
@@ -100,11 +111,16 @@ struct File {
     weight: Option<u32>,
     metrics_addr: Option<SocketAddr>,
     control_plane: Option<String>,
+    janitor_interval_secs: Option<f64>,
+    history_retention_secs: Option<f64>,
     log_format: Option<LogFormat>,
 }
 
 /// The shortest lease that leaves time for three pings and a busy server.
 const MIN_LEASE: Duration = Duration::from_millis(500);
+/// The catalog keeps that much whatever is asked for.
+const MIN_HISTORY_RETENTION: Duration = Duration::from_hours(24);
+const DEFAULT_HISTORY_RETENTION_SECS: u64 = 30 * 24 * 3_600;
 /// Idle sessions must not outlive what operators call a crash.
 const MAX_LEASE: Duration = Duration::from_mins(5);
 
@@ -153,6 +169,30 @@ impl Config {
                 format!("is {discovery_interval:?}, below 10ms"),
             ));
         }
+        let interval = duration(
+            settings.janitor_interval,
+            file.janitor_interval_secs,
+            "--janitor-interval",
+            60,
+        )?;
+        if !interval.is_zero() && interval < Duration::from_millis(10) {
+            return Err(value(
+                "--janitor-interval",
+                format!("is {interval:?}, below 10ms"),
+            ));
+        }
+        let history_retention = duration(
+            settings.history_retention,
+            file.history_retention_secs,
+            "--history-retention",
+            DEFAULT_HISTORY_RETENTION_SECS,
+        )?;
+        if history_retention < MIN_HISTORY_RETENTION {
+            return Err(value(
+                "--history-retention",
+                format!("is {history_retention:?}, below a day"),
+            ));
+        }
         Ok(Self {
             server: Server::parse(&url, &format!("tide-agent/{name}"))?,
             name,
@@ -172,6 +212,10 @@ impl Config {
                 .or(file.metrics_addr)
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9090))),
             control_plane: settings.control_plane.or(file.control_plane),
+            housekeeping: (!interval.is_zero()).then_some(Housekeeping {
+                interval,
+                history_retention,
+            }),
             log_format: settings.log_format.or(file.log_format).unwrap_or_default(),
         })
     }

@@ -10,7 +10,7 @@
 //!
 //! Data flows one way; the circle closes in PostgreSQL, never in a callback. An agent uses seven
 //! sessions: one for its locks, one to listen, one to watch its neighbour, four for everything
-//! else.
+//! else. The one that is the janitor has one more for that lock, and another while it deletes.
 
 pub mod args;
 pub mod config;
@@ -25,6 +25,7 @@ mod discovery;
 mod gauge;
 mod handovers;
 mod health;
+mod janitor;
 mod locks;
 mod metrics;
 mod notices;
@@ -62,6 +63,7 @@ use crate::{
     gauge::Gauges,
     handovers::{HandoverHandle, Recorder},
     health::{AgentProbes, Board},
+    janitor::Janitor,
     locks::Identity,
     preparation::{Preparer, Request, Shelf},
     reporter::Reporter,
@@ -98,6 +100,7 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     let services = parts.services.clone();
     let planes = |named| ControlPlanes::parse(named, &config.group, services.pool.clone());
     let planes = config.control_plane.as_deref().map(planes).transpose()?;
+    let janitor = janitor(&config, &services)?;
     let probes = AgentProbes {
         board: parts.board.clone(),
         gauges: parts.gauges.clone(),
@@ -160,6 +163,9 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     }
     if let Some(reporter) = reporter {
         helpers.finish("reporter", |_| reporter.run());
+    }
+    if let Some(janitor) = janitor {
+        helpers.finish("janitor", |stop| janitor.run(stop));
     }
     let hard = lifecycle.hard();
     lifecycle.spawn("coordinator", async move {
@@ -298,4 +304,14 @@ impl Helpers {
 async fn infallible<T>(task: impl Future<Output = T>) -> Result<(), Infallible> {
     task.await;
     Ok(())
+}
+
+fn janitor(config: &Config, services: &Services) -> Result<Option<Janitor>, Failure> {
+    let Some(housekeeping) = config.housekeeping else {
+        return Ok(None);
+    };
+    let node = format!("{}/{}", config.group, config.name);
+    let node = node.parse().map_err(Failure::usage)?;
+    let pool = services.pool.clone();
+    Ok(Some(Janitor::new(&config.server, pool, node, housekeeping)))
 }

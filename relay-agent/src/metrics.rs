@@ -5,6 +5,7 @@ use std::time::Duration;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use tide_catalog::janitor::History;
 use tide_model::HandoverKind;
 
 /// 1 while this agent runs the pipeline and messages flow, 0 while it runs it and they do not, or
@@ -42,6 +43,17 @@ pub(crate) const DISCOVERY_DURATION: &str = "pg_tide_relay_discovery_duration_se
 pub(crate) const PREPARED_SINKS: &str = "pg_tide_relay_prepared_sinks";
 /// From the former owner's silence to the new one's readiness.
 pub(crate) const HANDOVER_GAP: &str = "pg_tide_relay_handover_gap_seconds";
+
+/// 1 while this agent is the database's janitor.
+pub(crate) const JANITOR_ACTIVE: &str = "pg_tide_relay_janitor_active";
+/// When the janitor last went through everything without an error.
+pub(crate) const JANITOR_LAST_RUN: &str = "pg_tide_relay_janitor_last_run_timestamp_seconds";
+/// Messages past their retention that the janitor deleted. Label: `outbox`.
+pub(crate) const JANITOR_MESSAGES_DELETED: &str = "pg_tide_relay_janitor_messages_deleted_total";
+/// Old events, operations and holds that the janitor deleted. Label: `kind`.
+pub(crate) const JANITOR_HISTORY_DELETED: &str = "pg_tide_relay_janitor_history_deleted_total";
+/// Rounds of the janitor that failed.
+pub(crate) const JANITOR_ERRORS: &str = "pg_tide_relay_janitor_errors_total";
 
 /// Why a pipeline came or went; a closed set.
 pub(crate) const TRANSITIONS: [&str; 6] = [
@@ -130,10 +142,11 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "hand-over: from the former owner's silence to the new one's readiness"
     );
+    describe_housekeeping();
     for reason in TRANSITIONS {
         counter!(OWNERSHIP_TRANSITIONS, "reason" => reason).absolute(0);
     }
-    for name in [FENCED_WRITES, TRUST_LAPSES, SESSION_LOSSES] {
+    for name in [FENCED_WRITES, TRUST_LAPSES, SESSION_LOSSES, JANITOR_ERRORS] {
         counter!(name).absolute(0);
     }
     for name in [
@@ -141,8 +154,36 @@ pub(crate) fn describe() {
         PREPARED_SINKS,
         CONTROL_PLANE_CONNECTED,
         LOCK_SESSION_UP,
+        JANITOR_ACTIVE,
     ] {
         gauge!(name).set(0.0);
+    }
+}
+
+fn describe_housekeeping() {
+    describe_gauge!(JANITOR_ACTIVE, "1 while this agent is the janitor");
+    describe_gauge!(
+        JANITOR_LAST_RUN,
+        Unit::Seconds,
+        "when the janitor last went through everything"
+    );
+    describe_counter!(
+        JANITOR_MESSAGES_DELETED,
+        Unit::Count,
+        "messages past their retention that the janitor deleted"
+    );
+    describe_counter!(
+        JANITOR_HISTORY_DELETED,
+        Unit::Count,
+        "old events, operations and holds that the janitor deleted"
+    );
+    describe_counter!(
+        JANITOR_ERRORS,
+        Unit::Count,
+        "rounds of the janitor that failed"
+    );
+    for history in History::ALL {
+        counter!(JANITOR_HISTORY_DELETED, "kind" => history.as_str()).absolute(0);
     }
 }
 

@@ -8,6 +8,7 @@ mod failover;
 mod fencing;
 mod handover;
 mod hot_reload;
+mod janitor;
 mod planned;
 mod replicas;
 mod roles;

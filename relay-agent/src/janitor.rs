@@ -1,0 +1,244 @@
+//! Deletes what nobody needs any more: delivered messages past their retention, old history.
+//!
+//! ```text
+//! every agent ──▶ election ──▶ one of them, every interval:
+//!                               outbox by outbox: look at a page, delete, rest as long, next page
+//!                               holds, operations, events: batch by batch
+//! ```
+//!
+//! Agents do this, not the control plane, because messages pile up without one too. What may go is
+//! decided in the catalog, in the statement that deletes it; see `tide.outbox_sweep`. Every
+//! statement is fenced by the janitor's epoch. When this fails: what stays is deleted in a later
+//! round; nothing else waits for it.
+
+use std::{error::Error, time::Duration};
+
+use metrics::{counter, gauge};
+use tide_catalog::{
+    CatalogError, PgConnection, PgPool,
+    connection::Server,
+    janitor::{History, history_purge, outbox_names, outbox_sweep},
+    leader::{LeaderConfig, LeaderElection, LeaderRole},
+};
+use tide_model::{Epoch, NodeId};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{config::Housekeeping, metrics as names};
+
+/// Nobody waits for the janitor, so a hundred standbys may ask seldom.
+const LEASE: Duration = Duration::from_secs(15);
+/// Messages that one statement looks at, and history that it deletes.
+const BATCH: u32 = 5_000;
+/// A statement must be done within this.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The shortest rest between two statements; it is as long as the statement took otherwise.
+const REST: Duration = Duration::from_millis(10);
+
+/// One agent's part in the housekeeping.
+pub(crate) struct Janitor {
+    server: Server,
+    election: LeaderElection,
+    housekeeping: Housekeeping,
+}
+
+/// Why a round ended early.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    /// Somebody else is the janitor by now.
+    #[error("another janitor is in office")]
+    Deposed,
+    /// A statement failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+impl Janitor {
+    /// Contends with the agents of every group: outboxes belong to none.
+    pub(crate) fn new(
+        server: &Server,
+        pool: PgPool,
+        node: NodeId,
+        housekeeping: Housekeeping,
+    ) -> Self {
+        let settings = [
+            // The server ends what we have given up waiting for.
+            ("statement_timeout", PATIENCE.as_millis().to_string()),
+            // Pages are read by the primary key, whatever the statistics say about the rest.
+            ("enable_seqscan", "off".to_owned()),
+            ("jit", "off".to_owned()),
+            // What a crash of the server brings back is deleted again.
+            ("synchronous_commit", "off".to_owned()),
+        ];
+        let config = LeaderConfig::with_lease(LEASE);
+        Self {
+            server: server
+                .with_application("tide-agent/janitor")
+                .with_settings(&settings),
+            election: LeaderElection::new(pool, node, LeaderRole::Janitor, config),
+            housekeeping,
+        }
+    }
+
+    /// Runs until the token is cancelled.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let stopped = async {
+            stop.cancelled().await;
+            self.election.stop();
+        };
+        tokio::join!(
+            self.election.run(),
+            stop.run_until_cancelled(self.work()),
+            stopped
+        );
+        gauge!(names::JANITOR_ACTIVE).set(0.0);
+    }
+
+    async fn work(&self) {
+        let mut terms = self.election.terms();
+        let mut failing = false;
+        loop {
+            let began = Instant::now();
+            let epoch = self.election.epoch();
+            gauge!(names::JANITOR_ACTIVE).set(f64::from(u8::from(epoch.is_some())));
+            terms.mark_unchanged();
+            if let Some(epoch) = epoch {
+                failing = account(self.round(epoch).await, failing);
+            }
+            tokio::select! {
+                // A new term begins with a round.
+                changed = terms.changed() => if changed.is_err() { return },
+                () = sleep_until(began + self.housekeeping.interval) => {}
+            }
+        }
+    }
+
+    /// Goes through everything once. What fails for one outbox does not keep it from the others;
+    /// the last error is returned.
+    async fn round(&self, epoch: Epoch) -> Result<(), Interrupted> {
+        let mut connection = self.server.connect().await?;
+        let mut result = Ok(());
+        for outbox in answer(outbox_names(&mut connection)).await? {
+            match self.sweep(&mut connection, &outbox, epoch).await {
+                Ok(()) => {}
+                Err(Interrupted::Deposed) => return Err(Interrupted::Deposed),
+                Err(error) => {
+                    result = Err(error);
+                    // After a timeout the session is still busy with it.
+                    connection = self.server.connect().await?;
+                }
+            }
+        }
+        for history in History::ALL {
+            self.purge(&mut connection, history, epoch).await?;
+        }
+        result
+    }
+
+    async fn sweep(
+        &self,
+        connection: &mut PgConnection,
+        outbox: &str,
+        epoch: Epoch,
+    ) -> Result<(), Interrupted> {
+        let (mut after, mut deleted) = (0, 0);
+        loop {
+            let began = Instant::now();
+            let step = outbox_sweep(connection, outbox, epoch, after, BATCH);
+            let step = self.fenced(answer(step).await)?;
+            deleted += step.deleted;
+            counter!(names::JANITOR_MESSAGES_DELETED, "outbox" => outbox.to_owned())
+                .increment(step.deleted as u64);
+            if !step.more {
+                break;
+            }
+            after = step.last_id;
+            rest(began).await;
+        }
+        if deleted > 0 {
+            info!(
+                outbox,
+                deleted, "deleted delivered messages past their retention"
+            );
+        } else {
+            debug!(outbox, "nothing to delete");
+        }
+        Ok(())
+    }
+
+    async fn purge(
+        &self,
+        connection: &mut PgConnection,
+        history: History,
+        epoch: Epoch,
+    ) -> Result<(), Interrupted> {
+        loop {
+            let began = Instant::now();
+            let keep = self.housekeeping.history_retention;
+            let purged = history_purge(connection, epoch, history, keep, BATCH);
+            let purged = self.fenced(answer(purged).await)?;
+            counter!(names::JANITOR_HISTORY_DELETED, "kind" => history.as_str()).increment(purged);
+            if purged > 0 {
+                info!(
+                    kind = history.as_str(),
+                    deleted = purged,
+                    "deleted old history"
+                );
+            }
+            if purged < u64::from(BATCH) {
+                return Ok(());
+            }
+            rest(began).await;
+        }
+    }
+
+    /// Tells a term that is over from a failure, and gives up as soon as the lead is in doubt.
+    fn fenced<T>(&self, answer: Result<T, CatalogError>) -> Result<T, Interrupted> {
+        match answer {
+            Err(error) if error.is_fenced() => Err(Interrupted::Deposed),
+            Ok(_) if !self.election.is_leader() => Err(Interrupted::Deposed),
+            other => Ok(other?),
+        }
+    }
+}
+
+/// Says how a round went, once per change, and whether it failed.
+fn account(round: Result<(), Interrupted>, failing: bool) -> bool {
+    match round {
+        Ok(()) => {
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            gauge!(names::JANITOR_LAST_RUN).set(now as f64);
+            if failing {
+                info!("housekeeping goes on");
+            }
+            false
+        }
+        Err(Interrupted::Deposed) => {
+            info!("another janitor is in office; leaving the rest to it");
+            false
+        }
+        Err(Interrupted::Catalog(error)) => {
+            counter!(names::JANITOR_ERRORS).increment(1);
+            if !failing {
+                let error: &dyn Error = &error;
+                warn!(error, "housekeeping failed; trying again in the next round");
+            }
+            true
+        }
+    }
+}
+
+/// Leaves at least half of the time to others.
+async fn rest(began: Instant) {
+    sleep(began.elapsed().max(REST)).await;
+}
+
+async fn answer<T>(
+    statement: impl Future<Output = Result<T, CatalogError>>,
+) -> Result<T, CatalogError> {
+    timeout(PATIENCE, statement)
+        .await
+        .unwrap_or(Err(CatalogError::Timeout(PATIENCE)))
+}
