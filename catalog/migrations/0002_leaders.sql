@@ -162,7 +162,7 @@ BEGIN
             SELECT f.last_change_id AS high, f.floor_id AS floor, f.snapshot,
                    coalesce(f.snapshot IS NOT NULL
                             AND f.system_identifier = (SELECT c.system_identifier FROM pg_control_system() c), false) AS tells
-            FROM tide.pipelines p LEFT JOIN tide.relay_consumer_offsets f ON f.name = p.name
+            FROM tide.pipelines p LEFT JOIN tide.relay_consumer_offsets f ON f.pipeline = p.name
             WHERE p.outbox = $1
         ), bounds AS MATERIALIZED (
             SELECT coalesce(min(CASE WHEN c.tells THEN c.high ELSE 0 END), 9223372036854775807) AS high,

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tide_catalog::{
     CatalogError,
     janitor::{History, Sweep, history_purge, outbox_sweep},
-    messages::{PageLimits, read_page},
+    messages::{PageLimits, Source, read_page},
     offsets::{Advance, offsets_advance, offsets_claim},
     schema,
 };
@@ -330,8 +330,12 @@ async fn what_a_late_transaction_wrote_stays_until_it_is_delivered() -> Result<(
         messages: 100,
         bytes: 1 << 20,
     };
+    let source = Source {
+        relation: "tide.outbox_shop".to_owned(),
+        shard: None,
+    };
     let deliver = async |owner: &mut PgConnection, cursor: &Cursor| -> Result<(Vec<i64>, Cursor)> {
-        let page = read_page(owner, "tide.outbox_shop", cursor, limits).await?;
+        let page = read_page(owner, &source, cursor, limits).await?;
         if let Some(cursor) = page.position_after(page.messages.len()) {
             let [pipeline] = pipelines.clone();
             let advance = Advance {

@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use sqlx::PgConnection;
 use tide_catalog::{
+    janitor::outbox_sweep,
     messages::{PageLimits, Source, read_page},
     offsets::{Advance, Claim, offsets_advance, offsets_claim},
     pipelines::{pipeline_reshard, pipeline_set},
 };
-use tide_model::{GroupName, Incarnation, UnitName};
+use tide_model::{Epoch, GroupName, Incarnation, UnitName};
 use tide_tests::catalog::{Catalog, execute};
 use uuid::Uuid;
 
@@ -39,10 +40,12 @@ struct Walk {
     units: BTreeMap<UnitName, Claim>,
     delivered: Vec<(usize, i64)>,
     resharded: usize,
+    janitor: Epoch,
+    swept: u64,
 }
 
 impl Walk {
-    async fn begin(catalog: &Catalog, seed: u64) -> Result<Self> {
+    async fn begin(catalog: &Catalog, janitor: Epoch, seed: u64) -> Result<Self> {
         let mut writers = Vec::new();
         for _ in 0..3 {
             writers.push(Writer {
@@ -60,6 +63,8 @@ impl Walk {
             units: BTreeMap::new(),
             delivered: Vec::new(),
             resharded: 0,
+            janitor,
+            swept: 0,
         };
         walk.claim(1).await?;
         Ok(walk)
@@ -69,7 +74,8 @@ impl Walk {
         match self.random.random_range(0..100) {
             0..45 => self.write().await,
             45..60 => self.end(None).await,
-            60..92 => self.read(None).await.map(drop),
+            60..86 => self.read(None).await.map(drop),
+            86..92 => self.sweep().await,
             _ => self.reshard().await,
         }
     }
@@ -183,6 +189,13 @@ impl Walk {
         Ok(())
     }
 
+    /// Deletes what nobody needs any more; if it were more, the reading would lack it.
+    async fn sweep(&mut self) -> Result<()> {
+        let swept = outbox_sweep(&mut self.reader, OUTBOX, self.janitor, 0, 1_000).await?;
+        self.swept += swept.deleted as u64;
+        Ok(())
+    }
+
     async fn claim(&mut self, shards: u16) -> Result<()> {
         let units = UnitName::all(&PIPELINE.parse()?, shards);
         let claims = offsets_claim(
@@ -202,7 +215,7 @@ impl Walk {
     }
 
     /// Ends all transactions, reads all there is and judges.
-    async fn finish(mut self) -> Result<usize> {
+    async fn finish(mut self) -> Result<(usize, u64)> {
         for writer in 0..self.writers.len() {
             self.end(Some(writer)).await?;
         }
@@ -229,7 +242,7 @@ impl Walk {
                 self.delivered
             );
         }
-        Ok(self.resharded)
+        Ok((self.resharded, self.swept))
     }
 }
 
@@ -241,7 +254,15 @@ fn group() -> GroupName {
 async fn any_change_of_shards_loses_doubles_and_reorders_nothing() -> Result<()> {
     let catalog = Catalog::install().await?;
     let mut connection = catalog.connect().await?;
-    let mut resharded = 0;
+    execute(
+        &mut connection,
+        "SELECT pg_advisory_lock(tide.leader_lock_class('janitor'), hashtext(''))",
+    )
+    .await?;
+    let janitor =
+        sqlx::query_scalar("SELECT tide.leader_take('janitor', '', 'test', NULL, '1 hour')");
+    let janitor = Epoch(janitor.fetch_one(&mut connection).await?);
+    let (mut resharded, mut swept) = (0, 0);
     for seed in 0..40 {
         execute(
             &mut connection,
@@ -251,26 +272,28 @@ async fn any_change_of_shards_loses_doubles_and_reorders_nothing() -> Result<()>
                          PERFORM tide.relay_delete('{PIPELINE}');
                          PERFORM tide.outbox_drop('{OUTBOX}');
                      END IF;
-                     PERFORM tide.outbox_create('{OUTBOX}');
+                     PERFORM tide.outbox_create('{OUTBOX}', '0');
                      PERFORM tide.relay_set_outbox('{PIPELINE}', '{OUTBOX}', '{{\"sink_type\": \"null\"}}');
                  END $$"
             ),
         )
         .await?;
-        let mut walk = Walk::begin(&catalog, seed).await?;
+        let mut walk = Walk::begin(&catalog, janitor, seed).await?;
         for step in 0..STEPS {
             walk.step()
                 .await
                 .with_context(|| format!("seed {seed}, step {step}"))?;
         }
-        resharded += walk
+        let (changes, deleted) = walk
             .finish()
             .await
             .with_context(|| format!("seed {seed}"))?;
+        resharded += changes;
+        swept += deleted;
     }
     ensure!(
-        resharded > 40,
-        "only {resharded} changes: nothing is proven"
+        resharded > 40 && swept > 100,
+        "only {resharded} changes and {swept} deletions: nothing is proven"
     );
     Ok(())
 }
