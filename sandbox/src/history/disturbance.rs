@@ -11,8 +11,10 @@ pub enum Cause {
     Crash,
     /// An agent, or a server, was stopped in its tracks.
     Freeze,
-    /// An agent could not be heard.
+    /// An agent could not be heard. It had time to notice, and to be silent when its time was over.
     Partition,
+    /// The server ended the session that held an agent's locks: another may own them at once.
+    LostSession,
     /// PostgreSQL went down and came up.
     ServerRestart,
     /// A sink accepted without saying so, or too late: its sender had to try again.
@@ -104,6 +106,7 @@ impl fmt::Display for Cause {
             Self::Crash => "crash",
             Self::Freeze => "freeze",
             Self::Partition => "partition",
+            Self::LostSession => "lost session",
             Self::ServerRestart => "server restart",
             Self::Retry => "retry",
         })

@@ -222,7 +222,7 @@ proptest! {
     #[test]
     fn a_legal_history_is_clean_whoever_is_to_blame(mut life in life()) {
         // No batch is larger than 7, and none but the last is unstored.
-        life.stream.limits = Limits { unstored: Some(7), on_the_wire: Some(0) };
+        life.stream.limits = Limits { unstored: Some(7), on_the_wire: Some(0), by_request: false };
         life.stream.arrivals = Arrivals::InOrder;
         let tally = life.blamed();
         prop_assert!(tally.is_clean(), "{tally}");

@@ -89,8 +89,11 @@ pub enum End {
 pub struct Limits {
     /// Delivered, but not stored: what one disturbance of one tenure may deliver again.
     pub unstored: Option<usize>,
-    /// On its way to the sink: what a former owner may deliver after its time.
+    /// On its way to the sink: what a former owner may deliver after its time, unless it was merely
+    /// partitioned, and so had time to be silent.
     pub on_the_wire: Option<usize>,
+    /// Whether what arrived at the same time counts as one on the wire.
+    pub by_request: bool,
 }
 
 impl Stream {

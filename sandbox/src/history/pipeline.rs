@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
     Arrivals, Disturbance, End, Explanation, Limits, PipelineAccount, Stream, Tenures, Verdict,
     disturbance,
     key_order::{Epochs, KeyOrder, Novelty, Order, Owner, Rank},
+    tenure::Excuse,
 };
 use crate::{
     envelope::{Delivery, Envelope},
@@ -50,6 +52,8 @@ struct Judge<'a> {
     repeated: BTreeMap<Option<i64>, usize>,
     /// How much each former owner delivered after its time.
     belated: BTreeMap<Option<i64>, usize>,
+    /// When the last of that arrived.
+    last_belated: Option<OffsetDateTime>,
     account: PipelineAccount,
 }
 
@@ -123,6 +127,7 @@ impl<'a> Judge<'a> {
             limits: stream.limits,
             repeated: BTreeMap::new(),
             belated: BTreeMap::new(),
+            last_belated: None,
             account,
         }
     }
@@ -168,7 +173,11 @@ impl<'a> Judge<'a> {
         if arrival.novelty == Novelty::First && owner == Owner::Current {
             return;
         }
-        let (why, times) = self.explain(delivery, blamed);
+        let Excuse {
+            why,
+            times,
+            surprised,
+        } = self.excuse(delivery, blamed);
         if arrival.novelty == Novelty::Duplicate {
             self.account
                 .note(Verdict::Duplicate(why), envelope.event_id, position);
@@ -182,6 +191,14 @@ impl<'a> Judge<'a> {
                 self.account
                     .note(Verdict::StaleEpoch(why), envelope.event_id, position);
                 let most = self.limits.on_the_wire;
+                // Who could see the end of its time coming had nothing on the wire by then.
+                let most = most.map(|most| if surprised { most } else { 0 });
+                // What came in one request was on the wire as one.
+                let beside = delivery.at.is_some() && delivery.at == self.last_belated;
+                self.last_belated = delivery.at;
+                if self.limits.by_request && beside {
+                    return;
+                }
                 (self.belated.entry(blamed).or_default(), most)
             }
         };
@@ -192,15 +209,16 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Why something irregular arrived, and how many disturbances there were to cause it.
-    fn explain(&self, delivery: &Delivery, blamed: Option<i64>) -> (Explanation, usize) {
+    /// What excuses something irregular.
+    fn excuse(&self, delivery: &Delivery, blamed: Option<i64>) -> Excuse {
         let pipeline = &self.account.pipeline;
         match self.evidence {
-            Evidence::Times => (
-                disturbance::explain(self.disturbances, pipeline, delivery.at),
-                self.disturbances.len(),
-            ),
-            Evidence::Tenures(tenures) => tenures.explain(self.disturbances, pipeline, blamed),
+            Evidence::Times => Excuse {
+                why: disturbance::explain(self.disturbances, pipeline, delivery.at),
+                times: self.disturbances.len(),
+                surprised: true,
+            },
+            Evidence::Tenures(tenures) => tenures.excuse(self.disturbances, pipeline, blamed),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use time::OffsetDateTime;
 
-use super::{Disturbance, Explanation, PositionChange, Reach};
+use super::{Cause, Disturbance, Explanation, PositionChange, Reach};
 
 /// The time of one owner under one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,17 @@ pub struct Tenure {
     pub from: OffsetDateTime,
     /// When the next one did, or the pipeline was deleted; `None` if nobody did.
     pub until: Option<OffsetDateTime>,
+}
+
+/// What was done to an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Excuse {
+    /// The last of it.
+    pub(super) why: Explanation,
+    /// How much of it there was.
+    pub(super) times: usize,
+    /// Whether there was anything that it could not see coming by its own clock.
+    pub(super) surprised: bool,
 }
 
 /// Every tenure of every pipeline.
@@ -67,21 +78,19 @@ impl Tenures {
             .filter(move |one| tenure.is_some_and(|tenure| tenure.is_disturbed_by(pipeline, one)))
     }
 
-    /// The latest disturbance of a tenure, and how many there were.
-    pub(super) fn explain(
-        &self,
-        all: &[Disturbance],
-        pipeline: &str,
-        epoch: Option<i64>,
-    ) -> (Explanation, usize) {
+    /// Why a tenure may have ended otherwise than it should.
+    pub(super) fn excuse(&self, all: &[Disturbance], pipeline: &str, epoch: Option<i64>) -> Excuse {
         let found: Vec<&Disturbance> = epoch
             .map(|epoch| self.disturbances(all, pipeline, epoch).collect())
             .unwrap_or_default();
         let why = found.iter().max_by_key(|one| one.from);
-        let why = why.map_or(Explanation::Unexplained, |one| {
-            Explanation::Because(one.cause)
-        });
-        (why, found.len())
+        Excuse {
+            why: why.map_or(Explanation::Unexplained, |one| {
+                Explanation::Because(one.cause)
+            }),
+            times: found.len(),
+            surprised: found.iter().any(|one| one.cause != Cause::Partition),
+        }
     }
 }
 
@@ -102,7 +111,7 @@ mod tests {
     use time::Duration;
 
     use super::*;
-    use crate::history::{Cause, Position};
+    use crate::history::Position;
 
     fn second(number: i64) -> OffsetDateTime {
         OffsetDateTime::UNIX_EPOCH + Duration::seconds(number)
@@ -139,18 +148,18 @@ mod tests {
     #[test]
     fn only_the_tenure_that_was_hit_is_explained() {
         let tenures = Tenures::of(&[claim(1, "a", 1), claim(5, "b", 2), claim(9, "a", 3)]);
-        let why = |epoch| tenures.explain(&[crash("a", 4, 4)], "p", Some(epoch));
-        assert_eq!(why(1), (Explanation::Because(Cause::Crash), 1));
-        assert_eq!(why(2), (Explanation::Unexplained, 0), "another agent");
-        assert_eq!(why(3), (Explanation::Unexplained, 0), "later");
-        assert_eq!(why(4), (Explanation::Unexplained, 0), "never claimed");
+        let why = |epoch| tenures.excuse(&[crash("a", 4, 4)], "p", Some(epoch)).why;
+        assert_eq!(why(1), Explanation::Because(Cause::Crash));
+        assert_eq!(why(2), Explanation::Unexplained, "another agent");
+        assert_eq!(why(3), Explanation::Unexplained, "later");
+        assert_eq!(why(4), Explanation::Unexplained, "never claimed");
     }
 
     #[test]
     fn a_disturbance_reaches_into_every_tenure_that_it_overlaps() {
         let tenures = Tenures::of(&[claim(1, "a", 1), claim(5, "a", 2)]);
         let long = [crash("a", 2, 7), crash("b", 0, 9)];
-        assert_eq!(tenures.explain(&long, "p", Some(1)).1, 1);
-        assert_eq!(tenures.explain(&long, "p", Some(2)).1, 1);
+        assert_eq!(tenures.excuse(&long, "p", Some(1)).times, 1);
+        assert_eq!(tenures.excuse(&long, "p", Some(2)).times, 1);
     }
 }

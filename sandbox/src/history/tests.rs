@@ -338,7 +338,7 @@ fn more_than_an_owner_has_under_way_is_excess() {
     let history = |unstored| Stream {
         limits: Limits {
             unstored: Some(unstored),
-            on_the_wire: None,
+            ..Limits::default()
         },
         ..stream("a0 a1 a2 a0@2 a1@2 a2@2")
     };
@@ -365,8 +365,8 @@ fn more_than_an_owner_has_under_way_is_excess() {
 fn a_former_owner_may_send_what_was_on_the_wire_and_no_more() {
     let history = |on_the_wire| Stream {
         limits: Limits {
-            unstored: None,
             on_the_wire: Some(on_the_wire),
+            ..Limits::default()
         },
         arrivals: Arrivals::InOrder,
         ..stream("a0 a0@2 b0 a1@2 c0")
@@ -400,4 +400,48 @@ fn a_deleted_pipeline_owes_nothing_but_order() {
     let judged = |text| check(&published("a0 a1 a2"), &[history(text)], &[]).totals();
     assert!(judged("a0 a1").is_clean());
     assert_eq!(judged("a1 a0").reordered, 1);
+}
+
+#[test]
+fn a_partitioned_owner_is_silent_when_its_time_is_over() {
+    let history = Stream {
+        limits: Limits {
+            on_the_wire: Some(5),
+            ..Limits::default()
+        },
+        ..stream("a0 a0@2 a1")
+    };
+    let partition = |cause| Disturbance {
+        cause,
+        ..done_to("x1", 0, 1)
+    };
+    let judged = |causes: &[Cause]| {
+        let done: Vec<_> = causes.iter().map(|cause| partition(*cause)).collect();
+        blamed("a0 a1", history.clone(), &done, &tenures(&[0, 1]))
+    };
+    assert_eq!(judged(&[Cause::Partition]).excess, 1);
+    assert!(judged(&[Cause::Freeze, Cause::Partition]).is_clean());
+    assert!(judged(&[Cause::LostSession]).is_clean());
+}
+
+#[test]
+fn what_comes_in_one_request_was_on_the_wire_as_one() {
+    let judged = |third: i64| {
+        let mut history = stream("a0 a0@2 a1 a2");
+        history.limits = Limits {
+            on_the_wire: Some(1),
+            by_request: true,
+            ..Limits::default()
+        };
+        history.deliveries[2].at = Some(second(2));
+        history.deliveries[3].at = Some(second(third));
+        blamed(
+            "a0 a1 a2",
+            history,
+            &[done_to("x1", 0, 1)],
+            &tenures(&[0, 1]),
+        )
+    };
+    assert!(judged(2).is_clean());
+    assert_eq!(judged(3).excess, 1);
 }

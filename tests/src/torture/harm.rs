@@ -91,12 +91,15 @@ impl Run<'_> {
     }
 
     pub(super) async fn end_lock_session(&mut self, agent: &str) -> Result<String> {
+        if !self.has_started(agent) {
+            return Ok("it is starting".to_owned());
+        }
         let Some(backend) = self.fleet.lock_backend(agent).await? else {
             return Ok("it has none".to_owned());
         };
         let from = OffsetDateTime::now_utc();
         self.fleet.end_backend(backend).await?;
-        self.harm.note(Cause::Partition, agent, from);
+        self.harm.note(Cause::LostSession, agent, from);
         Ok(String::new())
     }
 
@@ -109,6 +112,15 @@ impl Run<'_> {
         let from = OffsetDateTime::now_utc();
         self.fleet.postgres.restart(mode).await?;
         self.harm.note_all(Cause::ServerRestart, from);
+        // An agent that finds no database when it starts says so and ends; its supervisor tries again.
+        for agent in self.fleet.agent_names() {
+            let ended = !self.fleet.agent(&agent).process.is_running()?;
+            if ended && !self.harm.down.contains(&agent) && !self.has_started(&agent) {
+                self.narrator
+                    .say(&format!("{agent} found no database; started again"));
+                self.launch(&agent).await?;
+            }
+        }
         Ok(())
     }
 
@@ -155,6 +167,13 @@ impl Run<'_> {
             .deserters
             .push(format!("{agent} had ended: {last}"));
         "it had ended".to_owned()
+    }
+
+    fn has_started(&mut self, agent: &str) -> bool {
+        self.fleet
+            .agent(agent)
+            .whole_log()
+            .contains("agent started")
     }
 
     fn signal(&mut self, agent: &str, signal: fn(&mut Agent) -> Result<()>) -> Result<String> {

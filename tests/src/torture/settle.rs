@@ -79,7 +79,10 @@ impl Run<'_> {
             match cause {
                 Cause::Freeze => drop(self.thaw(&whom)?),
                 Cause::Partition => self.heal(&whom),
-                Cause::Crash | Cause::ServerRestart | Cause::Retry => self.brokers_up()?,
+                // The others are over as soon as they are done.
+                Cause::Retry | Cause::Crash | Cause::ServerRestart | Cause::LostSession => {
+                    self.brokers_up()?;
+                }
             }
         }
         self.control_plane.start_again()?;

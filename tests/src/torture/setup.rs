@@ -79,10 +79,8 @@ impl Run<'_> {
                 largest_batch,
                 deleted,
             } = known;
-            let on_the_wire = match plan.sink {
-                SinkKind::Webhook => 1,
-                _ => *largest_batch,
-            };
+            let by_request = matches!(plan.sink, SinkKind::Webhook | SinkKind::WebhookBatch);
+            let on_the_wire = if by_request { 1 } else { *largest_batch };
             Ok(Stream {
                 arrivals: match plan.sink {
                     SinkKind::PartitionedTopic => Arrivals::InOrderPerKey,
@@ -92,6 +90,7 @@ impl Run<'_> {
                 limits: Limits {
                     unstored: Some(UNSTORED_BATCHES * largest_batch),
                     on_the_wire: Some(on_the_wire),
+                    by_request,
                 },
                 ..Stream::new(name, &plan.outbox, self.fleet.deliveries(name)?)
             })
