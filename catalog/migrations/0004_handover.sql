@@ -88,3 +88,29 @@ LANGUAGE sql AS $$
 $$;
 COMMENT ON FUNCTION tide.relay_ready(text, text, text[], bigint[], double precision[]) IS
     'Run by a new owner: since when it has been ready to deliver. Returns and records how long each pipeline stood still.';
+
+CREATE FUNCTION tide.try_locks(relay_group text, pipelines text[])
+RETURNS TABLE ("position" integer, locked boolean)
+LANGUAGE plpgsql AS $$
+DECLARE
+    got boolean[] := '{}';
+BEGIN
+    BEGIN
+        FOR i IN 1 .. cardinality(pipelines) LOOP
+            got := got || pg_try_advisory_lock(hashtext(relay_group), hashtext(pipelines[i]));
+        END LOOP;
+    EXCEPTION WHEN out_of_memory THEN
+        -- Session locks outlive the error. Whoever filled the server's lock table to its last entry
+        -- would stop every other session, applications included: give some of these back.
+        FOR i IN REVERSE cardinality(got) .. greatest(cardinality(got) - 31, 1) LOOP
+            IF got[i] THEN
+                PERFORM pg_advisory_unlock(hashtext(relay_group), hashtext(pipelines[i]));
+            END IF;
+            got[i] := NULL;
+        END LOOP;
+    END;
+    RETURN QUERY SELECT i, got[i] FROM generate_subscripts(pipelines, 1) AS i;
+END
+$$;
+COMMENT ON FUNCTION tide.try_locks(text, text[]) IS
+    'Tries to lock pipelines for this session: locked, held by another (false), or no room in the server''s lock table (NULL).';

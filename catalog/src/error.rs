@@ -123,6 +123,10 @@ impl CatalogError {
                 Some("53200") => {
                     "raise max_locks_per_transaction on the server: its lock table is full"
                 }
+                Some("57P05") => {
+                    "the session was silent for longer than its lease: raise --lease well above the network's \
+                     round trip to the server, or find out what stopped this process"
+                }
                 _ => return None,
             },
             Self::Timeout(_) => "check the network and the server's load",
@@ -158,6 +162,16 @@ impl CatalogError {
                     sqlstate(source).as_deref(),
                     Some("42501" | "28000" | "28P01")
                 )
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the server only has no room for another session at the moment, or is not up yet.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => {
+                matches!(sqlstate(source).as_deref(), Some("53300" | "57P03"))
             }
             _ => false,
         }

@@ -6,6 +6,7 @@ use tide_model::{
     fleet::{AgentRow, DatabaseView, Hold, HoldKind, PipelineRow},
 };
 use time::{Duration, OffsetDateTime};
+use tracing::debug;
 use uuid::Uuid;
 
 use crate::{CatalogError, error::Doing};
@@ -108,19 +109,25 @@ pub async fn read_view(
             .into_iter()
             .map(TryInto::try_into)
             .collect::<Result<_, _>>()?,
-        holds: holds
-            .into_iter()
-            .map(TryInto::try_into)
-            .collect::<Result<_, _>>()?,
+        holds: holds.into_iter().filter_map(readable).collect(),
         placements: placements
             .into_iter()
-            .map(|(pipeline, agent, _)| {
-                let pipeline = parse("placements", "pipeline", &pipeline)?;
-                Ok((pipeline, parse("placements", "agent", &agent)?))
+            .filter_map(|(pipeline, agent, _)| {
+                let agent = parse("placements", "agent", &agent).ok()?;
+                Some((parse("placements", "pipeline", &pipeline).ok()?, agent))
             })
-            .collect::<Result<_, CatalogError>>()?,
+            .collect(),
         generation,
     })
+}
+
+/// Holds and placements can be written by hand. One that names what cannot exist is about nobody, and
+/// must not keep everybody else's from being read.
+fn readable(record: HoldRecord) -> Option<Hold> {
+    record
+        .try_into()
+        .inspect_err(|error: &CatalogError| debug!(%error, "a hold was ignored"))
+        .ok()
 }
 
 pub(crate) fn parse<T>(

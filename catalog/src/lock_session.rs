@@ -9,18 +9,44 @@
 //! except for two pipelines whose names hash alike, which share one server lock and stack on
 //! purpose, so that each of them can be released on its own.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use sqlx::{Connection, PgConnection};
 use tide_model::{AgentName, GroupName, UnitName};
 
 use crate::{CatalogError, connection::Server, error::Doing};
 
+/// Where a session has ended up. After a failover the same address leads to another timeline;
+/// after a restore, to another system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    /// The cluster's `system_identifier`.
+    pub system: i64,
+    /// Rises with every promotion.
+    pub timeline: i64,
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.system, self.timeline)
+    }
+}
+
+/// What became of an attempt to lock pipelines; those in neither list are held by others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attempt {
+    /// Held from now on.
+    pub locked: Vec<UnitName>,
+    /// The server's lock table had no room for them.
+    pub full: Vec<UnitName>,
+}
+
 /// A dedicated session and the locks it holds.
 pub struct LockSession {
     connection: PgConnection,
     group: GroupName,
     backend_pid: i32,
+    home: Home,
     held: BTreeSet<UnitName>,
 }
 
@@ -43,14 +69,25 @@ impl LockSession {
             ("statement_timeout", "0".to_owned()),
         ];
         let mut connection = server.with_settings(&settings).connect().await?;
-        let backend_pid = sqlx::query_scalar("-- lock_session\nSELECT pg_backend_pid()")
-            .fetch_one(&mut connection)
-            .await
-            .doing("opening the lock session")?;
+        // A standby grants advisory locks too, its own, which mean nothing to anybody.
+        let (backend_pid, standby, system, timeline): (i32, bool, i64, Option<i64>) = sqlx::query_as(
+            "-- lock_session\n\
+             SELECT pg_backend_pid(), pg_is_in_recovery(),\n\
+                    (SELECT c.system_identifier FROM pg_control_system() c),\n\
+                    CASE WHEN NOT pg_is_in_recovery()\n\
+                         THEN ('x' || lpad(left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), 16, '0'))::bit(64)::bigint END",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .doing("opening the lock session")?;
+        let (false, Some(timeline)) = (standby, timeline) else {
+            return Err(CatalogError::Standby);
+        };
         Ok(Self {
             connection,
             group: group.clone(),
             backend_pid,
+            home: Home { system, timeline },
             held: BTreeSet::new(),
         })
     }
@@ -58,6 +95,11 @@ impl LockSession {
     /// The backend, as `pg_locks` and `pg_stat_activity` name it.
     pub fn backend_pid(&self) -> i32 {
         self.backend_pid
+    }
+
+    /// The server that it is on.
+    pub fn home(&self) -> Home {
+        self.home
     }
 
     /// The pipelines whose locks this session holds.
@@ -88,35 +130,42 @@ impl LockSession {
         &mut self,
         pipelines: &[UnitName],
     ) -> Result<Vec<UnitName>, CatalogError> {
-        let wanted: Vec<&str> = pipelines
+        Ok(self.attempt(pipelines).await?.locked)
+    }
+
+    /// As [`try_lock`](Self::try_lock), and says which found no room in the server's lock table.
+    /// What was locked before it was full stays locked.
+    pub async fn attempt(&mut self, pipelines: &[UnitName]) -> Result<Attempt, CatalogError> {
+        let wanted: Vec<&UnitName> = pipelines
             .iter()
             .filter(|name| !self.held.contains(*name))
-            .map(UnitName::as_str)
             .collect();
         if wanted.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Attempt::default());
         }
-        let got: Vec<i64> = sqlx::query_scalar(
-            "-- try_lock\n\
-             SELECT w.position FROM unnest($2::text[]) WITH ORDINALITY AS w (name, position)\n\
-             WHERE pg_try_advisory_lock(hashtext($1), hashtext(w.name))",
+        let names: Vec<&str> = wanted.iter().map(|name| name.as_str()).collect();
+        let outcomes: Vec<Option<bool>> = sqlx::query_scalar(
+            "-- try_lock\nSELECT locked FROM tide.try_locks($1, $2) ORDER BY position",
         )
         .bind(self.group.as_str())
-        .bind(&wanted)
+        .bind(names)
         .fetch_all(&mut self.connection)
         .await
         .doing("locking pipelines")?;
-        let wanted: Vec<UnitName> = pipelines
-            .iter()
-            .filter(|name| !self.held.contains(*name))
-            .cloned()
-            .collect();
-        let locked: Vec<UnitName> = got
-            .into_iter()
-            .filter_map(|position| wanted.get(position as usize - 1).cloned())
-            .collect();
-        self.held.extend(locked.iter().cloned());
-        Ok(locked)
+        let with = |outcome: Option<bool>| {
+            wanted
+                .iter()
+                .zip(&outcomes)
+                .filter(move |(_, found)| **found == outcome)
+                .map(|(name, _)| (*name).clone())
+                .collect::<Vec<_>>()
+        };
+        let attempt = Attempt {
+            locked: with(Some(true)),
+            full: with(None),
+        };
+        self.held.extend(attempt.locked.iter().cloned());
+        Ok(attempt)
     }
 
     /// Releases pipelines; what it does not hold is left alone.

@@ -47,6 +47,8 @@ pub(crate) struct Discovery {
     pub(crate) generation: i64,
     /// Drains of this agent that are on record, to be settled once it is empty.
     pub(crate) drains: Vec<OperationId>,
+    /// Agents that holds name and nobody knows.
+    pub(crate) strangers: BTreeSet<AgentName>,
     /// Why those of ours that are assigned to others are to go.
     pub(crate) departures: BTreeMap<UnitName, HandoverKind>,
     /// What to be ready for, should its owner vanish.
@@ -190,6 +192,13 @@ fn digest(
         may_step_in: !leaving && view.admits(me) == Admits::All,
         generation: view.generation,
         drains,
+        strangers: view
+            .holds
+            .iter()
+            .map(|hold| &hold.agent)
+            .filter(|name| view.agent(name).is_none())
+            .cloned()
+            .collect(),
         departures: departures(view, &assignments, me),
         standby,
         specs,

@@ -21,6 +21,7 @@ mod committer;
 mod control_planes;
 mod coordinator;
 mod crash_watch;
+mod crowding;
 mod discovery;
 mod gauge;
 mod handovers;
@@ -59,7 +60,7 @@ use crate::{
     committer::CommitterHandle,
     config::Config,
     control_planes::ControlPlanes,
-    coordinator::{Coordinator, Parts, StartError},
+    coordinator::{Coordinator, Parts, Patience, StartError},
     gauge::Gauges,
     handovers::{HandoverHandle, Recorder},
     health::{AgentProbes, Board},
@@ -79,20 +80,12 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     let lifecycle = Lifecycle::start(config.shutdown_timeout);
     let recorder = Metrics::install().map_err(Failure::failed)?;
     metrics::describe();
-    refuse_what_cannot_work(&config)
-        .await
-        .map_err(catalog_failure)?;
-    let http = HttpServer::bind(config.metrics_addr)
-        .await
-        .map_err(|error| {
-            Failure::failed(format!(
-                "could not serve metrics on {}: {error}",
-                config.metrics_addr
-            ))
-            .with_hint(Some(
-                "choose another address with --metrics-addr, or port 0 for any",
-            ))
-        })?;
+    let mut patience = Patience::default();
+    while let Err(error) = refuse_what_cannot_work(&config).await {
+        let borne = patience.bear(error, &lifecycle.soft()).await;
+        borne.map_err(catalog_failure)?;
+    }
+    let http = bind(config.metrics_addr).await?;
     let address = http.local_addr().map_err(Failure::failed)?;
 
     lifecycle.tracker().spawn_blocking(sink::warm_up);
@@ -177,6 +170,14 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     pool.close().await;
     info!(?exit, "agent stopped");
     Ok(exit)
+}
+
+async fn bind(address: SocketAddr) -> Result<HttpServer, Failure> {
+    HttpServer::bind(address).await.map_err(|error| {
+        Failure::failed(format!("could not serve metrics on {address}: {error}")).with_hint(Some(
+            "choose another address with --metrics-addr, or port 0 for any",
+        ))
+    })
 }
 
 /// The far ends of the coordinator's channels.

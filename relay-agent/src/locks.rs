@@ -9,8 +9,10 @@
 //! - a statement fails because the session is broken, or gets no answer for three leases: the
 //!   session is given up, trust is revoked, and the coordinator hears of it. The server may keep
 //!   the old session for what is left of its lease; that is what the lease is for.
-//! - locking fails half-way (the server's lock table is full): the session is given up too, for
-//!   nobody knows which locks it took.
+//! - the server's lock table is full: what is locked stays locked, the rest is named in the log
+//!   and asked for again later, see [`crate::crowding`].
+//! - locking fails half-way for another reason: the session is given up too, for nobody knows which
+//!   locks it took.
 //! - a claim fails for its own reasons (rights): the caller gets the error, and the locks are
 //!   given back.
 
@@ -22,7 +24,7 @@ use tide_catalog::{
     connection::Server,
     handovers::{Departure, handover_leave},
     listener::{RELEASED_PER_NOTICE, announce_released},
-    lock_session::LockSession,
+    lock_session::{Home, LockSession},
     offsets::{Claim, offsets_claim},
 };
 use tide_model::{AgentName, GroupName, HandoverKind, Incarnation, UnitName};
@@ -30,10 +32,11 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     boot_clock::Moment,
+    crowding::Crowding,
     trust::{Trust, trusted_for},
 };
 
@@ -79,6 +82,7 @@ type Acquisition = (Vec<UnitName>, oneshot::Sender<Claims>);
 pub(crate) struct Established {
     pub(crate) incarnation: Incarnation,
     pub(crate) trust: Trust,
+    pub(crate) home: Home,
     pub(crate) commands: mpsc::Sender<Command>,
 }
 
@@ -96,7 +100,7 @@ pub(crate) async fn open(
     server: &Server,
     identity: &Identity,
     lease: Duration,
-) -> Result<(Established, Task), OpenError> {
+) -> Result<(Established, Box<Task>), OpenError> {
     let mut session = LockSession::open(server, &identity.group, lease).await?;
     if !session.lock_name(&identity.name).await? {
         return Err(OpenError::NameTaken(identity.name.clone()));
@@ -116,11 +120,13 @@ pub(crate) async fn open(
     agent_register(session.connection(), &registration).await?;
     let asked = Moment::now();
     session.ping().await?;
+    warn_of_a_short_lease(Moment::now().since(asked), lease);
     let trust = Trust::new(asked, asked + trusted_for(lease));
     let (commands, inbox) = mpsc::channel(64);
     let established = Established {
         incarnation,
         trust: trust.clone(),
+        home: session.home(),
         commands,
     };
     let task = Task {
@@ -131,8 +137,9 @@ pub(crate) async fn open(
         trust,
         inbox,
         put_back: None,
+        crowding: Crowding::new(asked.awake),
     };
-    Ok((established, task))
+    Ok((established, Box::new(task)))
 }
 
 /// Owns the session. [`Task::run`] ends when the session does.
@@ -145,6 +152,7 @@ pub(crate) struct Task {
     inbox: mpsc::Receiver<Command>,
     /// Taken out of the inbox, but not yet its turn.
     put_back: Option<Box<Command>>,
+    crowding: Crowding,
 }
 
 /// How a session ended.
@@ -258,7 +266,9 @@ impl Task {
         let patience = self.patience();
         let asked = Moment::now();
         // A failure half-way leaves locks that nobody knows of, so only a new session is certain.
-        answered(patience, self.session.try_lock(pipelines)).await?;
+        let admitted = self.crowding.admitted(pipelines, asked.awake);
+        let attempt = answered(patience, self.session.attempt(&admitted)).await?;
+        self.crowding.note(&admitted, &attempt.full, asked.awake);
         self.extend(asked);
         let held: Vec<UnitName> = pipelines
             .iter()
@@ -377,6 +387,19 @@ fn share_out(claims: Claims, asked: Vec<Acquisition>) {
         claims = rest;
         // Nobody waits for it when the coordinator is gone.
         drop(reply.send(error.take().map_or(Ok(theirs), Err)));
+    }
+}
+
+/// Pings are a third of the lease apart, and the window that an answer opens began when the question
+/// was sent: with a round trip of half the lease it is over before the next answer comes.
+fn warn_of_a_short_lease(round_trip: Duration, lease: Duration) {
+    if round_trip > lease / 4 {
+        warn!(
+            ?round_trip,
+            ?lease,
+            hint = "raise --lease to at least ten round trips, or find out why PostgreSQL answers so slowly",
+            "the lease is short for this network: publishing will pause, and locks may be lost"
+        );
     }
 }
 

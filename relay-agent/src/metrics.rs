@@ -39,6 +39,8 @@ pub(crate) const SESSION_LOSSES: &str = "pg_tide_relay_session_losses_total";
 pub(crate) const DELIVERY_DURATION: &str = "pg_tide_relay_delivery_duration_seconds";
 /// Time to look at the fleet.
 pub(crate) const DISCOVERY_DURATION: &str = "pg_tide_relay_discovery_duration_seconds";
+/// Pipelines that the server's lock table has no room for.
+pub(crate) const UNLOCKABLE_PIPELINES: &str = "pg_tide_relay_unlockable_pipelines";
 /// Sinks that are ready for pipelines that are not ours yet.
 pub(crate) const PREPARED_SINKS: &str = "pg_tide_relay_prepared_sinks";
 /// From the former owner's silence to the new one's readiness.
@@ -89,6 +91,11 @@ pub(crate) fn describe() {
     describe_gauge!(
         CONTROL_PLANE_CONNECTED,
         "1 while a control plane takes the agent's reports"
+    );
+    describe_gauge!(
+        UNLOCKABLE_PIPELINES,
+        Unit::Count,
+        "pipelines that the server's lock table has no room for"
     );
     describe_gauge!(
         PREPARED_SINKS,
@@ -152,6 +159,7 @@ pub(crate) fn describe() {
     for name in [
         OWNED_PIPELINES,
         PREPARED_SINKS,
+        UNLOCKABLE_PIPELINES,
         CONTROL_PLANE_CONNECTED,
         LOCK_SESSION_UP,
         JANITOR_ACTIVE,

@@ -1,5 +1,6 @@
 //! Every system scenario, in one program.
 
+mod bad_days;
 mod bad_input;
 mod crash_watch;
 mod cursor;

@@ -1,6 +1,6 @@
 //! Looking at the fleet, and being seen by it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use metrics::{gauge, histogram};
 use tide_catalog::{
@@ -82,6 +82,7 @@ impl Coordinator {
                     may_step_in,
                     generation,
                     drains,
+                    strangers,
                     departures,
                     standby,
                     neighbour,
@@ -89,6 +90,7 @@ impl Coordinator {
                 self.specs = specs;
                 self.drains = drains;
                 self.departures = departures;
+                self.heard_of(strangers);
                 self.prepare(Request::Standby(standby));
                 self.parts.neighbour.send_if_modified(|current| {
                     let changed = *current != neighbour;
@@ -125,6 +127,23 @@ impl Coordinator {
             self.leaving = Leaving::Yes;
             self.step(Event::Leave);
         }
+    }
+
+    /// A hold on an agent that nobody knows affects nobody. Perhaps its name is mistyped, or the
+    /// agent came back under another one.
+    fn heard_of(&mut self, strangers: BTreeSet<AgentName>) {
+        if self.strangers == strangers {
+            return;
+        }
+        if !strangers.is_empty() {
+            let names: Vec<&str> = strangers.iter().map(AgentName::as_str).collect();
+            warn!(
+                agents = names.join(", "),
+                hint = "list agents with: tidectl agent list",
+                "holds name agents that nobody knows"
+            );
+        }
+        self.strangers = strangers;
     }
 
     /// Writes what we hold and what we have obeyed, and settles our drains once we are empty.

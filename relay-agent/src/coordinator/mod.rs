@@ -11,9 +11,13 @@ mod look;
 mod session;
 mod workers;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use tide_catalog::{CatalogError, listener::Notice, offsets::Claim};
+use tide_catalog::{CatalogError, listener::Notice, lock_session::Home, offsets::Claim};
 use tide_daemon::backoff::Backoff;
 use tide_model::{AgentName, HandoverKind, Incarnation, OperationId, UnitName};
 use tokio::{
@@ -22,7 +26,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use self::chore::Chore;
 use crate::{
@@ -73,7 +77,7 @@ enum Happening {
 
 /// What its tasks answer.
 enum Answer {
-    Session(Result<(Established, locks::Task), OpenError>),
+    Session(Result<(Established, Box<locks::Task>), OpenError>),
     SessionEnded(Incarnation, SessionEnd),
     /// Whether it counted us out, and what it found.
     Discovered(bool, Result<Box<Discovery>, CatalogError>),
@@ -98,6 +102,46 @@ struct Session {
     incarnation: Incarnation,
     trust: Trust,
     commands: mpsc::Sender<Command>,
+}
+
+/// Waits for a server that has no room for another session at the moment, and says so once.
+pub(crate) struct Patience {
+    said: bool,
+    backoff: Backoff,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            said: false,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+        }
+    }
+}
+
+impl Patience {
+    /// Waits a little after an error that will pass; any other is given back.
+    pub(crate) async fn bear(
+        &mut self,
+        error: CatalogError,
+        soft: &CancellationToken,
+    ) -> Result<(), CatalogError> {
+        if !error.is_busy() {
+            return Err(error);
+        }
+        if !self.said {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                hint = error.hint(),
+                "waiting for PostgreSQL"
+            );
+            self.said = true;
+        }
+        tokio::select! {
+            () = sleep(self.backoff.next()) => Ok(()),
+            () = soft.cancelled() => Err(error),
+        }
+    }
 }
 
 /// Why the agent could not start.
@@ -133,6 +177,12 @@ pub(crate) struct Coordinator {
     drains: Vec<OperationId>,
     failures: Backoff,
     discovery_failing: bool,
+    /// Agents that holds name and nobody knows, as it was said.
+    strangers: BTreeSet<AgentName>,
+    /// The server of the newest lock session.
+    home: Option<Home>,
+    /// Why there is no lock session, as it was said.
+    complaint: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,10 +200,11 @@ impl Coordinator {
     pub(crate) async fn start(parts: Parts) -> Result<Self, StartError> {
         let config = &parts.config;
         let deadline = Instant::now() + config.lease + Duration::from_secs(2);
+        let mut patience = Patience::default();
         let first = loop {
             match locks::open(&config.server, &parts.identity, config.lease).await {
                 Ok(first) => break first,
-                Err(OpenError::Catalog(error)) => return Err(error.into()),
+                Err(OpenError::Catalog(error)) => patience.bear(error, &parts.soft).await?,
                 Err(OpenError::NameTaken(name)) if Instant::now() > deadline => {
                     return Err(StartError::NameTaken {
                         name,
@@ -191,6 +242,9 @@ impl Coordinator {
             drains: Vec::new(),
             failures: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             discovery_failing: false,
+            strangers: BTreeSet::new(),
+            home: None,
+            complaint: None,
             parts,
         };
         coordinator.session_up(first);
@@ -283,10 +337,7 @@ impl Coordinator {
         match answer {
             Answer::Session(Ok(session)) => self.session_up(session),
             Answer::Session(Err(error)) => {
-                debug!(
-                    error = &error as &dyn std::error::Error,
-                    "could not open a lock session"
-                );
+                self.no_session(&error);
                 let delay = self.failures.next();
                 self.open_session(delay);
             }

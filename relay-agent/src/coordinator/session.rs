@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge};
-use tide_catalog::agents::agent_stopped;
+use tide_catalog::{agents::agent_stopped, lock_session::Home};
 use tide_model::Incarnation;
 use tokio::{
     sync::oneshot,
@@ -13,19 +13,22 @@ use tracing::{debug, info, warn};
 
 use super::{Answer, BEAT, Coordinator, Leaving, Session};
 use crate::{
-    locks::{self, Command, Established, SessionEnd},
+    locks::{self, Command, Established, OpenError, SessionEnd},
     metrics as names,
     ownership::Event,
 };
 
 impl Coordinator {
-    pub(super) fn session_up(&mut self, (established, task): (Established, locks::Task)) {
+    pub(super) fn session_up(&mut self, (established, task): (Established, Box<locks::Task>)) {
         let Established {
             incarnation,
             trust,
+            home,
             commands,
         } = established;
-        info!(%incarnation, "lock session established");
+        info!(%incarnation, server = %home, "lock session established");
+        self.arrived_at(home);
+        self.complaint = None;
         gauge!(names::LOCK_SESSION_UP).set(1.0);
         self.failures.reset();
         self.parts.board.session(Some(trust.clone()));
@@ -60,6 +63,7 @@ impl Coordinator {
         let SessionEnd::Lost(error) = end else { return };
         warn!(
             error = error as &dyn std::error::Error,
+            hint = error.hint(),
             owned = self.ownership.owned(),
             "lock session lost: everything stopped; opening a new one"
         );
@@ -77,6 +81,43 @@ impl Coordinator {
         if self.leaving == Leaving::No {
             self.open_session(Duration::ZERO);
         }
+    }
+
+    /// Sessions of the pool may still lead to the server that was left. What they could do there is
+    /// fenced, for the epochs are the new server's; they are closed so that it ends.
+    fn arrived_at(&mut self, home: Home) {
+        let left = self.home.replace(home).filter(|left| *left != home);
+        let Some(left) = left else { return };
+        warn!(
+            from = %left, to = %home,
+            "PostgreSQL failed over or was replaced: every position is read again from this server"
+        );
+        let pool = self.parts.services.pool.clone();
+        self.tasks.spawn(async move {
+            for _ in 0..pool.size() {
+                if let Ok(Ok(connection)) = timeout(BEAT, pool.acquire()).await {
+                    // A failing goodbye ends it as well.
+                    drop(timeout(BEAT, connection.close()).await);
+                }
+            }
+        });
+    }
+
+    /// Why there is no lock session, once per reason.
+    pub(super) fn no_session(&mut self, error: &OpenError) {
+        let said = error.to_string();
+        if self.complaint.as_deref() == Some(&said) {
+            return;
+        }
+        let hint = match error {
+            OpenError::Catalog(error) => error.hint(),
+            OpenError::NameTaken(_) => None,
+        };
+        warn!(
+            error = error as &dyn std::error::Error,
+            hint, "could not open a lock session; trying again"
+        );
+        self.complaint = Some(said);
     }
 
     pub(super) fn open_session(&mut self, delay: Duration) {

@@ -131,6 +131,12 @@ impl Postgres {
         Ok(Self { server, cluster })
     }
 
+    /// Makes a standby a primary, on a timeline of its own, and returns when it takes writes.
+    pub async fn promote(&self) -> Result<(), PostgresError> {
+        self.execute("promoting", "SELECT pg_promote()".to_owned())
+            .await
+    }
+
     /// The URL of a database here, as the superuser.
     pub fn url(&self, database: &str) -> String {
         self.url_via(self.port(), database)

@@ -36,6 +36,8 @@ pub struct Proxy {
 struct Weather {
     passing: bool,
     delay: Duration,
+    /// Where new connections go.
+    target: SocketAddr,
     /// Connections that began under an earlier number are reset.
     era: u64,
 }
@@ -54,11 +56,12 @@ impl Proxy {
         let calm = Weather {
             passing: true,
             delay: Duration::ZERO,
+            target,
             era: 0,
         };
         let (weather, watched) = watch::channel(calm);
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, watched));
+        tasks.spawn(accept(listener, watched));
         Ok(Self {
             address,
             weather,
@@ -96,13 +99,20 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.era += 1);
     }
 
+    /// Leads new connections to another port on 127.0.0.1, as a virtual address does after a
+    /// failover; those that stand stay where they are.
+    pub fn lead_to(&self, port: u16) {
+        let target = SocketAddr::from(([127, 0, 0, 1], port));
+        self.weather.send_modify(|weather| weather.target = target);
+    }
+
     /// Holds everything back for this long, in each direction. Zero turns it off.
     pub fn delay(&self, delay: Duration) {
         self.weather.send_modify(|weather| weather.delay = delay);
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, weather: watch::Receiver<Weather>) {
+async fn accept(listener: TcpListener, weather: watch::Receiver<Weather>) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -111,19 +121,19 @@ async fn accept(listener: TcpListener, target: SocketAddr, weather: watch::Recei
         };
         // A failed accept concerns one client, which notices by itself.
         if let Some(Ok((client, _))) = accepted {
-            connections.spawn(forward(client, target, weather.clone()));
+            connections.spawn(forward(client, weather.clone()));
         }
     }
 }
 
-async fn forward(client: TcpStream, target: SocketAddr, mut weather: watch::Receiver<Weather>) {
+async fn forward(client: TcpStream, mut weather: watch::Receiver<Weather>) {
     let born = weather.borrow().era;
     let mut resets = weather.clone();
     let reset = resets.wait_for(|weather| weather.era != born);
     let ended = tokio::select! {
         biased;
         _ = reset => None,
-        server = connect(target, &mut weather) => Some(server),
+        server = connect(&mut weather) => Some(server),
     };
     match ended {
         Some(Ok(server)) => relay(client, server, born, weather).await,
@@ -135,11 +145,9 @@ async fn forward(client: TcpStream, target: SocketAddr, mut weather: watch::Rece
 }
 
 /// Nothing gets through a partition, the opening of a connection included.
-async fn connect(
-    target: SocketAddr,
-    weather: &mut watch::Receiver<Weather>,
-) -> io::Result<TcpStream> {
+async fn connect(weather: &mut watch::Receiver<Weather>) -> io::Result<TcpStream> {
     passing(weather).await?;
+    let target = weather.borrow().target;
     let stream = TcpStream::connect(target).await?;
     stream.set_nodelay(true)?;
     Ok(stream)

@@ -273,7 +273,8 @@ impl Fleet {
         })
     }
 
-    async fn launch(&mut self, name: &str) -> Result<()> {
+    /// Starts an agent and waits for nothing.
+    pub async fn launch(&mut self, name: &str) -> Result<()> {
         self.launch_changed(name, |spec| spec).await
     }
 

@@ -173,6 +173,14 @@ impl Fleet {
         .with_context(|| self.last_words())
     }
 
+    /// Everything that an agent has written to its log.
+    ///
+    /// # Panics
+    /// If it was never started.
+    pub fn agents_log(&self, agent: &str) -> String {
+        self.agents[agent].whole_log()
+    }
+
     /// The ends of the agents' logs, for the text of a failure.
     pub(super) fn last_words(&self) -> String {
         let words = self.agents.iter().map(|(name, agent)| {
