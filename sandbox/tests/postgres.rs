@@ -158,7 +158,7 @@ async fn passwords_are_asked_for_when_wanted() {
 #[tokio::test]
 async fn a_standby_follows_its_primary_and_says_what_it_is() {
     let options = PostgresOptions {
-        auth: Auth::Password("p".into()),
+        auth: Auth::Password(r"it's a \ secret".into()),
         ..PostgresOptions::default()
     };
     let primary = Postgres::start(options).await.unwrap();

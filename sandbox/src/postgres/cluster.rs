@@ -111,13 +111,26 @@ impl Cluster {
 
     /// Appends our settings: of several lines for one setting the last one counts.
     pub(super) fn write_settings(&self) -> Result<(), PostgresError> {
+        self.append(&self.settings())
+    }
+
+    fn append(&self, text: &str) -> Result<(), PostgresError> {
         let path = self.data.join("postgresql.conf");
-        let text = self.settings();
         OpenOptions::new()
             .append(true)
             .open(&path)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(unwritten(&path))
+    }
+
+    /// Makes it a standby of the server that these connection options lead to.
+    pub(super) fn follow(&self, source: &str) -> Result<(), PostgresError> {
+        let path = self.data.join("standby.signal");
+        fs::write(&path, "")
+            .and_then(|()| self.account.own(&path))
+            .map_err(unwritten(&path))?;
+        let quoted = source.replace('\\', r"\\").replace('\'', "''");
+        self.append(&format!("primary_conninfo = '{quoted}'\n"))
     }
 
     fn settings(&self) -> String {
