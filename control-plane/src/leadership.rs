@@ -189,7 +189,7 @@ impl LeadershipTask {
 
     async fn follow(&self) {
         let mut terms = self.election.terms();
-        let mut led = terms.borrow_and_update().is_some();
+        let mut led = false;
         loop {
             let leads = terms.borrow_and_update().is_some();
             if leads != led {

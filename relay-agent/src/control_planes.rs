@@ -62,6 +62,14 @@ impl ControlPlanes {
         })
     }
 
+    /// For people: those that were named, or where others come from.
+    pub(crate) fn label(&self) -> String {
+        if self.named.is_empty() {
+            return AUTO.to_owned();
+        }
+        self.named.join(",")
+    }
+
     /// Begins anew.
     pub(crate) fn round(&self) -> Round {
         Round::of(&self.named)

@@ -147,13 +147,14 @@ impl Janitor {
         loop {
             let began = Instant::now();
             let step = outbox_sweep(connection, outbox, epoch, after, BATCH);
-            let step = self.fenced(answer(step).await)?;
+            let step = fenced(answer(step).await)?;
             deleted += step.deleted;
             counter!(names::JANITOR_MESSAGES_DELETED, "outbox" => outbox.to_owned())
                 .increment(step.deleted as u64);
             if !step.more {
                 break;
             }
+            self.still_leads()?;
             after = step.last_id;
             rest(began).await;
         }
@@ -178,7 +179,7 @@ impl Janitor {
             let began = Instant::now();
             let keep = self.housekeeping.history_retention;
             let purged = history_purge(connection, epoch, history, keep, BATCH);
-            let purged = self.fenced(answer(purged).await)?;
+            let purged = fenced(answer(purged).await)?;
             counter!(names::JANITOR_HISTORY_DELETED, "kind" => history.as_str()).increment(purged);
             if purged > 0 {
                 info!(
@@ -190,17 +191,26 @@ impl Janitor {
             if purged < u64::from(BATCH) {
                 return Ok(());
             }
+            self.still_leads()?;
             rest(began).await;
         }
     }
 
-    /// Tells a term that is over from a failure, and gives up as soon as the lead is in doubt.
-    fn fenced<T>(&self, answer: Result<T, CatalogError>) -> Result<T, Interrupted> {
-        match answer {
-            Err(error) if error.is_fenced() => Err(Interrupted::Deposed),
-            Ok(_) if !self.election.is_leader() => Err(Interrupted::Deposed),
-            other => Ok(other?),
+    /// Gives up as soon as the lead is in doubt, before the catalog has to say so.
+    fn still_leads(&self) -> Result<(), Interrupted> {
+        if self.election.is_leader() {
+            Ok(())
+        } else {
+            Err(Interrupted::Deposed)
         }
+    }
+}
+
+/// Tells a term that is over from a failure.
+fn fenced<T>(answer: Result<T, CatalogError>) -> Result<T, Interrupted> {
+    match answer {
+        Err(error) if error.is_fenced() => Err(Interrupted::Deposed),
+        other => Ok(other?),
     }
 }
 

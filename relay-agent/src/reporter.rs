@@ -116,6 +116,7 @@ impl Reporter {
                 Err(error) => {
                     if !unreachable {
                         warn!(
+                            control_plane = self.planes.label(),
                             error = &error as &dyn std::error::Error,
                             "control plane is not reachable; pipelines run without it"
                         );

@@ -6,8 +6,10 @@ use anyhow::{Context as _, Result, ensure};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, postgres::PgPoolOptions};
 use tide_catalog::{
     leader::{Heard, LeaderConfig, LeaderElection, LeaderRole, PgNotifyBus, RELEASED},
+    operations::operation_settle_as,
     schema,
 };
+use tide_model::{OperationId, operation::OperationState};
 use tide_sandbox::{
     postgres::{Postgres, PostgresOptions},
     wait::eventually,
@@ -422,6 +424,41 @@ async fn the_server_ends_the_session_of_a_silent_leader() -> Result<()> {
     let error = world.run(&fenced).await.expect_err("an old epoch");
     ensure!(error.to_string().contains("does not lead"), "{error}");
     ensure!(silent.validate_lock_held().await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_former_control_plane_has_no_last_word_on_an_operation() -> Result<()> {
+    let world = World::start().await?;
+    // GIVEN an operation that is done, and a control plane that was followed by another
+    world
+        .run("INSERT INTO tide.operations (relay_group_id, kind, target, actor, generation) VALUES ('default', 'drain', 'relay-1', 'a', 1)")
+        .await?;
+    let id = "SELECT id FROM tide.operations";
+    let id = OperationId(sqlx::query_scalar(id).fetch_one(&world.pool).await?);
+    let election = world.candidate("a");
+    ensure!(election.try_become_leader().await?);
+    let former = election.epoch().context("no epoch")?;
+    election.release_leadership().await?;
+    let mut connection = world.pool.acquire().await?;
+    // THEN the former one cannot settle it, neither before nor after the other one leads
+    for leads in [false, true] {
+        if leads {
+            ensure!(election.try_become_leader().await?);
+        }
+        let settled = operation_settle_as(&mut connection, id, former).await;
+        ensure!(settled.expect_err("an old epoch").is_fenced());
+    }
+    ensure!(
+        world
+            .ask("SELECT count(*) FROM tide.operations WHERE state = 'running'")
+            .await?
+            == 1
+    );
+    // and the other one can
+    let current = election.epoch().context("no epoch")?;
+    let settled = operation_settle_as(&mut connection, id, current).await?;
+    ensure!(settled.state == OperationState::Succeeded, "{settled:?}");
     Ok(())
 }
 
