@@ -32,6 +32,9 @@ use crate::{config::Housekeeping, metrics as names};
 const LEASE: Duration = Duration::from_secs(15);
 /// Messages that one statement looks at, and history that it deletes.
 const BATCH: u32 = 5_000;
+/// The first look at an outbox: in most rounds its oldest messages are still young, and then that
+/// is all.
+const FIRST_LOOK: u32 = 200;
 /// A statement must be done within this.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The shortest rest between two statements; it is as long as the statement took otherwise.
@@ -66,9 +69,6 @@ impl Janitor {
         let settings = [
             // The server ends what we have given up waiting for.
             ("statement_timeout", PATIENCE.as_millis().to_string()),
-            // Pages are read by the primary key, whatever the statistics say about the rest.
-            ("enable_seqscan", "off".to_owned()),
-            ("jit", "off".to_owned()),
             // What a crash of the server brings back is deleted again.
             ("synchronous_commit", "off".to_owned()),
         ];
@@ -146,7 +146,8 @@ impl Janitor {
         let (mut after, mut deleted) = (0, 0);
         loop {
             let began = Instant::now();
-            let step = outbox_sweep(connection, outbox, epoch, after, BATCH);
+            let batch = if after == 0 { FIRST_LOOK } else { BATCH };
+            let step = outbox_sweep(connection, outbox, epoch, after, batch);
             let step = fenced(answer(step).await)?;
             deleted += step.deleted;
             counter!(names::JANITOR_MESSAGES_DELETED, "outbox" => outbox.to_owned())

@@ -306,6 +306,38 @@ async fn a_sweep_goes_on_in_steps_and_ends_at_the_first_page_of_young_messages()
 }
 
 #[tokio::test]
+async fn a_step_reads_no_more_than_its_page_whatever_the_statistics_say() -> Result<()> {
+    // GIVEN an outbox that nobody has analyzed, read by a pipeline far ahead
+    let mut world = World::start().await?;
+    world
+        .run(
+            "INSERT INTO tide.outbox_shop (payload) SELECT '1' FROM generate_series(1, 20000);
+             SELECT tide.relay_set_outbox('p', 'shop', '{\"sink_type\": \"null\"}');
+             SELECT tide.relay_claim('default', 'a', gen_random_uuid(), '{p}')",
+        )
+        .await?;
+    // In a transaction of its own, or its snapshot would not see the messages.
+    world
+        .run("UPDATE tide.relay_consumer_offsets SET last_change_id = 20000, snapshot = pg_current_snapshot()")
+        .await?;
+    for (retention, deleted) in [("1 hour", 0), ("0", 100)] {
+        world
+            .run(&format!(
+                "UPDATE tide.outboxes SET retention = '{retention}'; BEGIN"
+            ))
+            .await?;
+        let step = outbox_sweep(&mut world.connection, "shop", world.epoch, 0, 100).await?;
+        ensure!(step.looked_at == 100 && step.deleted == deleted, "{step:?}");
+        let read = world
+            .count("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'outbox_shop'")
+            .await?;
+        world.run("COMMIT").await?;
+        ensure!(read <= 300, "{read} rows were read for a page of 100");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_late_transaction_wrote_stays_until_it_is_delivered() -> Result<()> {
     let mut world = World::start().await?;
     world
