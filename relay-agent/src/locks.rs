@@ -1,20 +1,57 @@
 //! The task that owns the lock session: commands in, pings in between, loss as an event.
 //!
+//! ```text
+//!                 name is free,                  nothing to do for a
+//!                 this run is registered         third of the lease
+//! (none) ──▶ Opening ──────────▶ Standing ──────────────────────▶ Pinging
+//!    ▲          │ refused          │   ▲ ◀──────────────────────────┘ answered: the trust window
+//!    │          ▼                  │   │                              opens until asked + ⅚ lease
+//!    │       waits, says why       │   └── Acquire, Release: locks, claims, stamps, unlocks, notices;
+//!    │                             │       each answer is as good as a ping
+//!    │                             ├── window over, no answer yet ──▶ Doubted: workers pause
+//!    │                             │                                    │ answered: they go on
+//!    │                             ▼                                    ▼ three leases, or an error
+//!    │                          Closing                               Lost
+//!    │                    every lock is free                 trust is revoked for good
+//!    └──────────────────────────────────────────────────────────────────┘ a new one, at once
+//! ```
+//!
 //! Everything that touches the session goes through this one task, so a statement is never
 //! interrupted half-way and the order on the wire is the order of the commands. Each successful
 //! answer proves that the session stands and extends the [`Trust`] window from the moment at which
-//! the question was *sent*.
+//! the question was *sent*. The server counts the lease (`idle_session_timeout`) from the moment at
+//! which it has answered, which is later: nobody can get a lock before its holder has stopped.
+//!
+//! *Doubted* is a state of the window only; the task does not know it, and waits. A lock that
+//! the agent cannot prove it does not use, and a lock that it does not use it does not give up
+//! either: a server that stalls costs a pause, no failover.
 //!
 //! **When this fails**
-//! - a statement fails because the session is broken, or gets no answer for three leases: the
-//!   session is given up, trust is revoked, and the coordinator hears of it. The server may keep
-//!   the old session for what is left of its lease; that is what the lease is for.
-//! - the server's lock table is full: what is locked stays locked, the rest is named in the log
+//! - **a statement breaks the session, or gets no answer for three leases**: trust is revoked, every
+//!   worker stops, a new session is opened. The server may keep the old one for what is left of its
+//!   lease, so the new one may have to wait for the agent's own name; that is what the lease is for.
+//! - **the process is frozen, the machine suspended, the network cut**: the server ends the session
+//!   after the lease. The window was over before, on a clock that counts time asleep.
+//! - **the lease is shorter than the round trip**: the server ends every session while an answer is
+//!   on its way. The first quarter of a lease is remarked on, a session that ended for silence comes
+//!   with the advice to raise `--lease`.
+//! - **the server's lock table is full**: what is locked stays locked, the rest is named in the log
 //!   and asked for again later, see [`crate::crowding`].
-//! - locking fails half-way for another reason: the session is given up too, for nobody knows which
+//! - **the server has no connection left, starts up, or refuses us**: said once per reason, with what
+//!   helps; tried again with growing delays. An agent that is only starting waits for room, too, and
+//!   gives up on everything else.
+//! - **the address leads to a standby**: refused, because a standby's advisory locks are its own.
+//! - **the address leads to another timeline or system**: said, and the pool's sessions are closed.
+//!   Positions are always read again with a claim. One that was not replicated costs a repetition;
+//!   messages that were not replicated went with the former server.
+//! - **another session holds our name**: at a start, a second agent of one name waits for as long as
+//!   a dead one could last, and then gives up; the first notices nothing. On a reconnect, it is our
+//!   own former session: wait.
+//! - **locking fails half-way for any other reason**: the session is given up, for nobody knows which
 //!   locks it took.
-//! - a claim fails for its own reasons (rights): the caller gets the error, and the locks are
+//! - **a claim fails for its own reasons (rights)**: the caller gets the error, and the locks are
 //!   given back.
+//! - **a hand-over cannot be stamped**: it is done all the same, and counted as a crash.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
