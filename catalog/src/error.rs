@@ -28,6 +28,14 @@ pub enum CatalogError {
     /// The server is too old or too new.
     #[error("PostgreSQL {0} is not supported")]
     ServerVersion(String),
+    /// The user may not do what it has to do.
+    #[error("permission denied: user {user} lacks {}", .missing.join(", "))]
+    Rights {
+        /// The user.
+        user: String,
+        /// Every right that is missing, as `GRANT` spells it.
+        missing: Vec<String>,
+    },
     /// Schema `tide` is not there.
     #[error("the database has no Tide catalog")]
     Missing,
@@ -105,6 +113,11 @@ impl CatalogError {
         let hint = match self {
             Self::Refused { hint, .. } => return hint.clone(),
             Self::Connect { source, .. } => return connect_hint(source),
+            Self::Rights { user, .. } => {
+                return Some(format!(
+                    "grant them all with: GRANT tide_relay TO {user}; or each of them as it is written"
+                ));
+            }
             Self::Url(_) => "write it as postgres://USER:PASSWORD@HOST:PORT/DATABASE",
             Self::Pooler => "connect directly to the server, or to a pooler in session mode",
             Self::Standby => {
@@ -157,6 +170,7 @@ impl CatalogError {
     /// The user may not do this.
     pub fn is_permission_denied(&self) -> bool {
         match self {
+            Self::Rights { .. } => true,
             Self::Database { source, .. } | Self::Connect { source, .. } => {
                 matches!(
                     sqlstate(source).as_deref(),

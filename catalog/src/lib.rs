@@ -29,6 +29,7 @@ pub mod offsets;
 pub mod operations;
 pub mod outboxes;
 pub mod pipelines;
+pub mod rights;
 pub mod schema;
 
 pub use error::CatalogError;

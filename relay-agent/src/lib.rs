@@ -44,7 +44,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tide_catalog::{CatalogError, listener::Notice, schema};
+use tide_catalog::{CatalogError, listener::Notice, rights, schema};
 use tide_daemon::{
     http::HttpServer,
     lifecycle::{Exit, Lifecycle},
@@ -245,6 +245,7 @@ fn start_failure(error: StartError) -> Failure {
 async fn refuse_what_cannot_work(config: &Config) -> Result<(), CatalogError> {
     config.server.check().await?;
     let mut connection = config.server.connect().await?;
+    rights::verify_relay(&mut connection).await?;
     schema::verify(&mut connection).await
 }
 

@@ -9,7 +9,9 @@ use tide_sandbox::{
     postgres::{Postgres, PostgresOptions},
     wait::eventually,
 };
-use tide_tests::{Fleet, FleetOptions, Network, SOON, by_hand, fleet::DATABASE, proof};
+use tide_tests::{
+    Fleet, FleetOptions, Network, SOON, by_hand, command::run, fleet::DATABASE, proof,
+};
 use uuid::Uuid;
 
 async fn gauge(fleet: &mut Fleet, agent: &str, metric: &str, value: u32) -> Result<()> {
@@ -189,6 +191,48 @@ async fn a_lease_shorter_than_the_round_trip_is_noticed() -> Result<()> {
     fleet.publish_more(50).await?;
     fleet.wait_until_running().await?;
     proof::clean(&fleet.settle_and_check().await?)
+}
+
+#[tokio::test]
+async fn every_missing_right_is_named_at_once() -> Result<()> {
+    // GIVEN a user with all but some of the rights of an agent
+    let mut fleet = Fleet::start(FleetOptions::agents(0)).await?;
+    sqlx::raw_sql(
+        "CREATE ROLE almost LOGIN;
+         GRANT tide_relay TO almost;
+         REVOKE UPDATE ON tide.agents FROM tide_relay;
+         REVOKE USAGE ON SEQUENCE tide.epoch FROM tide_relay;
+         REVOKE INSERT ON tide.events FROM tide_relay",
+    )
+    .execute(fleet.pool())
+    .await?;
+    let url = fleet.postgres.url_for("almost", "", DATABASE);
+    let arguments = ["--metrics-addr", "127.0.0.1:0", "--name", "relay-1"];
+    let environment = [("TIDE_POSTGRES_URL", url.as_str())];
+    // WHEN an agent starts as that user THEN it says which are missing, and begins nothing
+    let refused = run("tide-agent", &arguments, &environment, SOON).await?;
+    for right in [
+        "UPDATE ON tide.agents",
+        "USAGE ON tide.epoch",
+        "INSERT ON tide.events",
+    ] {
+        refused.explains(1, right, "GRANT tide_relay TO almost")?;
+    }
+    ensure!(!refused.stderr.contains("SELECT ON"), "{}", refused.stderr);
+    // AND starts once they are granted, each as it was written
+    sqlx::raw_sql(
+        "GRANT UPDATE ON tide.agents TO almost;
+         GRANT USAGE ON tide.epoch TO almost;
+         GRANT INSERT ON tide.events TO almost",
+    )
+    .execute(fleet.pool())
+    .await?;
+    let spec = fleet.spec("relay-1").at(&url);
+    fleet.start_as(spec).await?;
+    fleet.add_file_pipelines(1).await?;
+    fleet.publish().await?;
+    fleet.wait_until_running().await?;
+    proof::exactly_once(&fleet.settle_and_check().await?)
 }
 
 #[tokio::test]
