@@ -250,17 +250,18 @@ fn standby(
             .get(&row.name)
             .is_some_and(|wanted| wanted.assignee.as_ref() == Some(me))
     });
-    Standby {
-        first: view
-            .backups(me)
-            .into_iter()
-            .filter_map(|name| {
-                let sink = sink(&name)?;
-                Some((name, sink))
-            })
-            .collect(),
-        coming: coming.map(|row| row.name.clone()).collect(),
-    }
+    let coming: BTreeSet<PipelineName> = coming.map(|row| row.name.clone()).collect();
+    let first = view
+        .backups(me)
+        .into_iter()
+        // Its owner asks for that when it is time.
+        .filter(|name| !coming.contains(name))
+        .filter_map(|name| {
+            let sink = sink(&name)?;
+            Some((name, sink))
+        })
+        .collect();
+    Standby { first, coming }
 }
 
 /// The next live agent by name, round the ring: everybody is watched by exactly one.
