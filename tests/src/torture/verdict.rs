@@ -71,8 +71,9 @@ impl fmt::Display for Verdict {
         writeln!(formatter, "{}", self.accounts)?;
         writeln!(
             formatter,
-            "claims {}, positions written {}, of these wrong {}",
+            "claims {}, overlaps {}, positions written {}, of these wrong {}",
             self.claims,
+            self.accounts.totals().overlaps,
             self.positions,
             self.offences.len()
         )?;
