@@ -250,7 +250,7 @@ fn standby(
             .get(&row.name)
             .is_some_and(|wanted| wanted.assignee.as_ref() == Some(me))
     });
-    let coming: BTreeSet<PipelineName> = coming.map(|row| row.name.clone()).collect();
+    let coming: BTreeSet<UnitName> = coming.map(|row| row.name.clone()).collect();
     let first = view
         .backups(me)
         .into_iter()
