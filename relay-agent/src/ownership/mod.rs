@@ -40,4 +40,6 @@ pub(crate) use preparing::PREPARATION;
 pub(crate) use state::{Effect, Event, Holder, Ownership, Wanted, WorkerEnd};
 
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod tests;
