@@ -33,7 +33,9 @@ async fn the_last_view_is_served_while_the_database_is_away() -> Result<()> {
     world.pipelines(&["orders"]).await?;
     let locks = Locks::register(&world, "relay-1").await?;
     let seen = world
-        .fleet_view("the agent", |view| view.agents.len() == 1)
+        .fleet_view("the agent and the pipeline", |view| {
+            view.agents.len() == 1 && view.pipelines.len() == 1
+        })
         .await?;
     drop(locks);
 
@@ -116,7 +118,9 @@ async fn a_frozen_database_keeps_nobody_waiting() -> Result<()> {
     let world = World::start().await?;
     let _locks = Locks::register(&world, "relay-1").await?;
     world
-        .fleet_view("the agent", |view| view.agents.len() == 1)
+        .fleet_view("the agent and the pipeline", |view| {
+            view.agents.len() == 1 && view.pipelines.len() == 1
+        })
         .await?;
     world.postgres.freeze()?;
     let began = Instant::now();

@@ -6,7 +6,7 @@ mod world;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tide_model::{PipelineName, assignment::Admits};
+use tide_model::{UnitName, assignment::Admits};
 
 use self::world::World;
 use super::WorkerEnd;
@@ -64,7 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn pipeline(number: usize) -> PipelineName {
+fn pipeline(number: usize) -> UnitName {
     format!("p-{number}").parse().unwrap()
 }
 

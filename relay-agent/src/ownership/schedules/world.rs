@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use tide_model::{AgentName, Candidate, Epoch, PipelineName, Unit, assign, assignment::Admits};
+use tide_model::{AgentName, Candidate, Epoch, Unit, UnitName, assign, assignment::Admits};
 use tokio::time::Instant;
 
 use super::super::{Effect, Event, Holder, Ownership, PREPARATION, Wanted, WorkerEnd};
@@ -14,23 +14,23 @@ pub(super) type Session = u32;
 #[derive(Debug)]
 pub(super) enum Pending {
     /// What a look found, and whether it counted the agent out.
-    Discovered(BTreeMap<PipelineName, Wanted>, bool, bool),
+    Discovered(BTreeMap<UnitName, Wanted>, bool, bool),
     /// An answer of this lock session.
-    Acquired(Session, BTreeMap<PipelineName, Epoch>, Vec<PipelineName>),
-    Released(Session, PipelineName),
+    Acquired(Session, BTreeMap<UnitName, Epoch>, Vec<UnitName>),
+    Released(Session, UnitName),
     /// A worker under this session has done what it was told.
-    WorkerEnds(Session, PipelineName),
+    WorkerEnds(Session, UnitName),
     SessionLost(Session),
     /// Notices: they may get lost.
-    Offered(PipelineName),
-    Prepare(AgentName, PipelineName),
-    Ready(AgentName, PipelineName),
+    Offered(UnitName),
+    Prepare(AgentName, UnitName),
+    Ready(AgentName, UnitName),
 }
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Acquire(Vec<PipelineName>),
-    Release(PipelineName, Option<AgentName>),
+    Acquire(Vec<UnitName>),
+    Release(UnitName, Option<AgentName>),
 }
 
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(super) struct Agent {
     pub(super) session: Option<Session>,
     commands: VecDeque<Command>,
     pub(super) pending: Vec<Pending>,
-    pub(super) workers: BTreeSet<PipelineName>,
+    pub(super) workers: BTreeSet<UnitName>,
     overdue: Vec<Instant>,
     pub(super) looking: bool,
     pub(super) leaving: bool,
@@ -59,10 +59,10 @@ pub(super) struct World {
     /// None while the process does not run.
     pub(super) agents: Vec<Option<Agent>>,
     pub(super) names: Vec<AgentName>,
-    pub(super) pipelines: BTreeMap<PipelineName, Pipeline>,
+    pub(super) pipelines: BTreeMap<UnitName, Pipeline>,
     pub(super) holds: BTreeMap<AgentName, Admits>,
     /// Sessions that stand in the server, by the agent whose name they lock, and what they hold.
-    pub(super) server: BTreeMap<AgentName, (Session, BTreeSet<PipelineName>)>,
+    pub(super) server: BTreeMap<AgentName, (Session, BTreeSet<UnitName>)>,
     next: u32,
     /// Effects that change anything, since it was last set to zero.
     pub(super) stirred: usize,
@@ -177,7 +177,7 @@ impl World {
         }
     }
 
-    pub(super) fn owner(&self, pipeline: &PipelineName) -> Option<&AgentName> {
+    pub(super) fn owner(&self, pipeline: &UnitName) -> Option<&AgentName> {
         self.server
             .iter()
             .find(|(_, (_, held))| held.contains(pipeline))
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// What discovery makes of the server's tables and locks.
-    pub(super) fn wanted(&self, me: &AgentName, leaving: bool) -> BTreeMap<PipelineName, Wanted> {
+    pub(super) fn wanted(&self, me: &AgentName, leaving: bool) -> BTreeMap<UnitName, Wanted> {
         let candidates: Vec<Candidate> = self
             .server
             .keys()
@@ -346,7 +346,7 @@ impl World {
         }
     }
 
-    pub(super) fn worker_ends(&mut self, index: usize, pipeline: &PipelineName, end: WorkerEnd) {
+    pub(super) fn worker_ends(&mut self, index: usize, pipeline: &UnitName, end: WorkerEnd) {
         let Some(agent) = &mut self.agents[index] else {
             return;
         };
