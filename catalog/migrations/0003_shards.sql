@@ -233,6 +233,11 @@ COMMENT ON FUNCTION tide.relay_reshard(text, text) IS
 -- Views
 -- ---------------------------------------------------------------------------------------------
 
+-- STRICT keeps the planner from looking inside: it would expect a thousand shards of each pipeline,
+-- and compile the whole statement on that account.
+CREATE FUNCTION tide.shard_numbers(shards integer) RETURNS SETOF integer
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 1 AS $$ SELECT generate_series(1, shards) $$;
+
 CREATE FUNCTION tide.relay_units(relay_group text)
 RETURNS TABLE (pipeline text, unit text, shard integer, reshard_to integer)
 LANGUAGE sql STABLE AS $$
@@ -241,7 +246,7 @@ LANGUAGE sql STABLE AS $$
     FROM tide.pipelines p
     LEFT JOIN tide.relay_layouts l ON l.relay_group_id = relay_units.relay_group AND l.pipeline = p.name
     CROSS JOIN LATERAL (SELECT coalesce(l.shards, tide.pipeline_shards(p.config), 1) AS shards) c
-    CROSS JOIN LATERAL generate_series(1, c.shards) AS s (shard)
+    CROSS JOIN LATERAL tide.shard_numbers(c.shards) AS s (shard)
 $$;
 COMMENT ON FUNCTION tide.relay_units(text) IS
     'The units of every pipeline as they are; reshard_to is how many shards are wanted, if that is another number.';
