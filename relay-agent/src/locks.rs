@@ -94,6 +94,8 @@ pub(crate) enum Command {
     Acquire(Vec<UnitName>, oneshot::Sender<Claims>),
     /// Unlock these and tell their successors.
     Release(Vec<Release>, oneshot::Sender<()>),
+    /// Ask the server now whether the session stands; somebody has reason to doubt it.
+    Prove,
     /// End the session in good order.
     Close(oneshot::Sender<()>),
 }
@@ -224,15 +226,15 @@ impl Task {
             let command = tokio::select! {
                 biased;
                 command = self.next_command() => command,
-                _ = pings.tick() => {
+                _ = pings.tick() => Some(Command::Prove),
+            };
+            match command {
+                Some(Command::Prove) => {
                     let patience = self.patience();
                     let asked = Moment::now();
                     answered(patience, self.session.ping()).await?;
                     self.extend(asked);
-                    continue;
                 }
-            };
-            match command {
                 Some(Command::Acquire(pipelines, reply)) => {
                     let asked = self.acquisitions_with((pipelines, reply));
                     let pipelines: Vec<UnitName> = asked

@@ -268,6 +268,56 @@ async fn a_lost_lock_session_is_replaced() -> Result<()> {
     proof::clean(&fleet.settle_and_check().await?)
 }
 
+/// An owner in the middle of a page, which asks after its session every ten seconds only.
+async fn rarely_asking() -> Result<(Fleet, Arc<Receiver>)> {
+    in_the_middle_of_a_page(FleetOptions {
+        lease: Duration::from_secs(30),
+        ..FleetOptions::default()
+    })
+    .await
+}
+
+/// After a lock session ended in the server: of the former owner comes nothing but what was on the
+/// wire once somebody owns the pipeline anew.
+async fn silent_at_once(fleet: &mut Fleet, receiver: &Receiver, before: i64) -> Result<()> {
+    fleet
+        .wait_until("a new epoch", |view| {
+            let now = owners(view);
+            now.get("slow").is_some_and(|now| now.epoch > before)
+        })
+        .await?;
+    let seen = fleet.deliveries("slow")?.len();
+    fleet.wait_for_deliveries("slow", seen + 50).await?;
+    receiver.by_default("/slow", Behaviour::Respond(200));
+    let accounts = fleet.settle_and_check().await?;
+    proof::clean(&accounts)?;
+    let stale: usize = accounts.totals().stale_epochs.values().sum();
+    ensure!(stale <= 1, "{accounts}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_owner_whose_lock_session_was_ended_is_silent_at_once() -> Result<()> {
+    // GIVEN
+    let (mut fleet, receiver) = rarely_asking().await?;
+    let before = fleet.owners().await?["slow"].epoch;
+    // WHEN the server ends that session
+    fleet.end_lock_session("relay-1").await?;
+    // THEN
+    silent_at_once(&mut fleet, &receiver, before).await
+}
+
+#[tokio::test]
+async fn an_owner_whose_server_restarts_is_silent_at_once() -> Result<()> {
+    // GIVEN
+    let (mut fleet, receiver) = rarely_asking().await?;
+    let before = fleet.owners().await?["slow"].epoch;
+    // WHEN the server ends every session, and others may own everything as soon as it is back
+    fleet.restart_postgres(Mode::Fast).await?;
+    // THEN
+    silent_at_once(&mut fleet, &receiver, before).await
+}
+
 #[tokio::test]
 async fn sessions_without_locks_may_die_and_nobody_notices() -> Result<()> {
     // GIVEN agents under load

@@ -304,11 +304,21 @@ impl Coordinator {
     fn noticed(&mut self, notice: Notice) {
         let ours = |group: &tide_model::GroupName| *group == self.parts.config.group;
         match notice {
-            Notice::Config | Notice::Reconnected => self.look_in(DEBOUNCE),
+            Notice::Config => self.look_in(DEBOUNCE),
+            Notice::Reconnected => {
+                // What ended the listening session may have ended the other one too.
+                self.prove_session();
+                self.look_in(DEBOUNCE);
+            }
             Notice::Intent(group) | Notice::Joined(group, _) if ours(&group) => {
                 self.look_in(DEBOUNCE);
             }
-            Notice::Gone(group, _) if ours(&group) => self.look_in(Duration::ZERO),
+            Notice::Gone(group, agent) if ours(&group) => {
+                if agent == self.parts.config.name {
+                    self.prove_session();
+                }
+                self.look_in(Duration::ZERO);
+            }
             Notice::Released(group, to, pipelines)
                 if ours(&group) && to == self.parts.config.name =>
             {

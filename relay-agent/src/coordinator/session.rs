@@ -48,6 +48,15 @@ impl Coordinator {
         self.look_in(Duration::ZERO);
     }
 
+    /// Asks whether the session stands. An idle session does not notice its end before the next
+    /// ping, and others may own what was ours at once.
+    pub(super) fn prove_session(&self) {
+        if let Some(session) = &self.session {
+            // Whatever fills the queue asks the server as well.
+            drop(session.commands.try_send(Command::Prove));
+        }
+    }
+
     pub(super) fn session_ended(&mut self, incarnation: Incarnation, end: &SessionEnd) {
         if self
             .session
