@@ -247,3 +247,50 @@ pub(crate) fn host_name() -> Result<String, ConfigError> {
         _ => Err(value("--name", "is not given, and the host has no name")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            postgres_url: Some("postgres://db/tide".to_owned()),
+            name: Some("relay-1".to_owned()),
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn every_agent_may_be_the_janitor_unless_it_is_told_not_to() {
+        let usual = Config::resolve(settings()).unwrap().housekeeping;
+        let expected = Housekeeping {
+            interval: Duration::from_mins(1),
+            history_retention: Duration::from_hours(30 * 24),
+        };
+        assert_eq!(usual, Some(expected));
+        let never = Settings {
+            janitor_interval: Some(Duration::ZERO),
+            ..settings()
+        };
+        assert_eq!(Config::resolve(never).unwrap().housekeeping, None);
+    }
+
+    #[test]
+    fn a_janitor_without_pause_or_memory_is_refused() {
+        let restless = Settings {
+            janitor_interval: Some(Duration::from_millis(1)),
+            ..settings()
+        };
+        let forgetful = Settings {
+            history_retention: Some(Duration::from_hours(1)),
+            ..settings()
+        };
+        for (settings, flag) in [
+            (restless, "--janitor-interval"),
+            (forgetful, "--history-retention"),
+        ] {
+            let error = Config::resolve(settings).unwrap_err().to_string();
+            assert!(error.starts_with(flag), "{error}");
+        }
+    }
+}

@@ -125,3 +125,41 @@ async fn what_a_late_transaction_or_a_disabled_pipeline_needs_stays() -> Result<
     drop(by_hand);
     proof::exactly_once(&fleet.settle_and_check().await?)
 }
+
+#[tokio::test]
+async fn an_outbox_that_cannot_be_swept_keeps_the_janitor_from_no_other() -> Result<()> {
+    // GIVEN an outbox whose messages nobody may delete, and one after it in the alphabet
+    let mut fleet = tidy_fleet(1).await?;
+    let mut connection = fleet.connection().await?;
+    execute(
+        &mut connection,
+        "SELECT tide.outbox_create('broken', '0'), tide.outbox_create('whole', '0');
+         CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'these stay'; END $$;
+         CREATE TRIGGER keep BEFORE DELETE ON tide.outbox_broken FOR EACH ROW EXECUTE FUNCTION keep();
+         SELECT tide.outbox_publish('broken', '1'), tide.outbox_publish('whole', '1')",
+    )
+    .await?;
+    // THEN the other one is swept all the same
+    let whole = "SELECT NOT EXISTS (SELECT FROM tide.outbox_whole)";
+    fleet
+        .wait_for_sql("the other outbox to be empty", whole)
+        .await?;
+    // and the failure is counted, and told once
+    let log = fleet.agent("relay-1").log("housekeeping failed").await?;
+    ensure!(log.contains("these stay"), "{log}");
+    eventually(SOON, "a few more rounds", async || {
+        let metrics = fleet.agent("relay-1").get("/metrics").await?.body;
+        let errors = scrape::samples(&metrics, "pg_tide_relay_janitor_errors_total", "")?;
+        let errors = errors.values().sum::<f64>();
+        ensure!(errors >= 3.0, "{errors} errors");
+        Ok(Some(()))
+    })
+    .await?;
+    let log = fleet.agent("relay-1").whole_log();
+    ensure!(log.matches("housekeeping failed").count() == 1, "{log}");
+    // WHEN it is mended THEN it is swept
+    execute(&mut connection, "DROP TRIGGER keep ON tide.outbox_broken").await?;
+    let broken = "SELECT NOT EXISTS (SELECT FROM tide.outbox_broken)";
+    fleet.wait_for_sql("it to be empty", broken).await
+}
