@@ -322,6 +322,26 @@ async fn a_voluntary_release_wakes_the_standby_without_waiting_for_its_next_look
     Ok(())
 }
 
+#[tokio::test]
+async fn a_server_that_does_not_answer_delays_no_stop() -> Result<()> {
+    let world = World::start().await?;
+    // GIVEN a leader that waits for an answer, and is ready to wait for minutes
+    let config = LeaderConfig {
+        lock_validate_interval: Duration::from_millis(10),
+        ..patient()
+    };
+    let election = Arc::new(candidate(&world.pool, "a", config));
+    let running = spawn(&election);
+    leads(&election).await?;
+    world.postgres.freeze()?;
+    // WHEN it is told to stop THEN it does
+    election.stop();
+    tokio::time::timeout(SOON, running).await??;
+    ensure!(!election.is_leader());
+    world.postgres.thaw()?;
+    Ok(())
+}
+
 /// A session that holds the lock and wrote a lease which has run out; whose process is gone.
 async fn zombie(connection: &mut PgConnection) -> Result<()> {
     let locked: bool = sqlx::query_scalar(

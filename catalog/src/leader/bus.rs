@@ -92,7 +92,6 @@ impl PgNotifyBus {
                 () = sleep(PAUSE) => {}
             }
         }
-        self.pool.close().await;
     }
 
     async fn listen(&self, deaf: &mut bool) -> Result<(), CatalogError> {

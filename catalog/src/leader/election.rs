@@ -252,6 +252,11 @@ impl LeaderElection {
         self.stop.cancelled()
     }
 
+    /// Runs a step to its end; none if it was told to stop before.
+    pub(super) async fn until_stopped<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(step).await
+    }
+
     async fn validate(&self, held: &mut Option<Held>) -> Result<(), CatalogError> {
         let Some(leading) = held.as_mut() else {
             return Ok(());

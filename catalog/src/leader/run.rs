@@ -49,13 +49,10 @@ impl LeaderElection {
         let mut cadences = Cadences::of(self);
         let mut failing = false;
         loop {
-            let outcome = match self.next(&mut cadences).await {
-                Turn::Stop => break,
-                Turn::Validate => self.validate_lock_held().await,
-                Turn::Keepalive => self.keepalive().await,
-                Turn::Refresh => self.refresh_lease().await,
-                Turn::Check => self.lead_if_nobody_does().await,
-                Turn::Released => self.try_become_leader().await.map(drop),
+            let turn = self.next(&mut cadences).await;
+            // A server that does not answer must not hold up the end of the process.
+            let Some(outcome) = self.until_stopped(self.apply(turn)).await else {
+                break;
             };
             match outcome {
                 Ok(()) if failing => {
@@ -91,6 +88,17 @@ impl LeaderElection {
             _ = cadences.keepalive.tick(), if leads => Turn::Keepalive,
             () = released(self, cadences.released.as_mut()), if !leads => Turn::Released,
             _ = cadences.check.tick(), if !leads => Turn::Check,
+        }
+    }
+
+    async fn apply(&self, turn: Turn) -> Result<(), CatalogError> {
+        match turn {
+            Turn::Stop => Ok(()),
+            Turn::Validate => self.validate_lock_held().await,
+            Turn::Keepalive => self.keepalive().await,
+            Turn::Refresh => self.refresh_lease().await,
+            Turn::Check => self.lead_if_nobody_does().await,
+            Turn::Released => self.try_become_leader().await.map(drop),
         }
     }
 

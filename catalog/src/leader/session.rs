@@ -16,6 +16,9 @@ use crate::{CatalogError, connection::CONNECT_TIMEOUT, error::Doing};
 /// How long the server waits for a session that it was told to end.
 const TERMINATION: Duration = Duration::from_secs(2);
 
+/// A goodbye takes no longer: the session's end frees the lock as well.
+const GOODBYE: Duration = Duration::from_secs(3);
+
 /// What became of the attempt to evict a leader that is presumed dead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Preemption {
@@ -151,7 +154,7 @@ impl LeaderSession {
             .bind(role.group())
             .bind(epoch.0)
             .execute(&mut self.connection);
-        answered(self.lease, released, "giving the lead up")
+        answered(GOODBYE, released, "giving the lead up")
             .await
             .map(drop)
     }
@@ -198,7 +201,7 @@ impl LeaderSession {
     /// Ends the session in good order.
     pub(super) async fn close(self) -> Result<(), CatalogError> {
         let closed = self.connection.close();
-        answered(self.lease, closed, "closing the leader's session").await
+        answered(GOODBYE, closed, "closing the leader's session").await
     }
 }
 
