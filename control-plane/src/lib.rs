@@ -12,7 +12,7 @@
 //!
 //! Correctness never depends on this process: it keeps nothing that PostgreSQL or the agents do
 //! not tell the next one, so killing it at any instant loses nothing. Several of them may run side
-//! by side on one database: one is the active one ([`leadership`]), the others refuse requests with
+//! by side on one database: one is the active one (`leadership`), the others refuse requests with
 //! its address and take over when it goes.
 
 mod api;
