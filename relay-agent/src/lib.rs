@@ -72,8 +72,10 @@ use crate::{
     worker::Services,
 };
 
-/// Sessions for reading, storing and looking around; the other three are in `lib.rs`'s diagram.
-const POOL: u32 = 4;
+/// Sessions for reading, storing and looking around. With those for locks, news and the crash watch
+/// they are six; the agent that is the janitor has one more for its lock and one while it deletes,
+/// so that nobody has more than eight.
+const POOL: u32 = 3;
 
 /// Runs the agent until it is told to stop, and says how that went.
 pub async fn run(config: Config) -> Result<Exit, Failure> {
