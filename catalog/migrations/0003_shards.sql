@@ -121,6 +121,10 @@ BEGIN
             AND l.pipeline IN (SELECT tide.unit_pipeline(u.unit) FROM unnest(relay_claim.pipelines) AS u (unit))
           ORDER BY l.pipeline FOR SHARE) l;
 
+    -- In the order in which everybody locks these rows, so that nobody waits in a circle.
+    PERFORM FROM tide.relay_consumer_offsets o
+    WHERE o.relay_group_id = relay_claim.relay_group AND o.name = ANY (relay_claim.pipelines)
+    ORDER BY o.name COLLATE "C" FOR NO KEY UPDATE;
     RETURN QUERY
     WITH claimed AS (
         UPDATE tide.relay_consumer_offsets o

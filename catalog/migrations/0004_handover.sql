@@ -18,6 +18,10 @@ LANGUAGE plpgsql AS $$
 BEGIN
     -- A measurement: the hand-over does not wait for the disk on its account.
     PERFORM set_config('synchronous_commit', 'off', true);
+    -- In the order in which everybody locks these rows, so that nobody waits in a circle.
+    PERFORM FROM tide.relay_consumer_offsets o
+    WHERE o.relay_group_id = relay_leave.relay_group AND o.name = ANY (relay_leave.pipelines)
+    ORDER BY o.name COLLATE "C" FOR NO KEY UPDATE;
     UPDATE tide.relay_consumer_offsets o
     SET left_at = clock_timestamp() - l.quiet_ms * interval '1 millisecond',
         left_by = relay_leave.agent,
@@ -73,6 +77,8 @@ LANGUAGE sql AS $$
         JOIN tide.relay_consumer_offsets o
           ON o.relay_group_id = relay_ready.relay_group AND o.name = r.pipeline AND o.epoch = r.epoch
         WHERE o.left_at IS NOT NULL
+        -- In the order in which everybody locks these rows, so that nobody waits in a circle.
+        ORDER BY o.name COLLATE "C" FOR NO KEY UPDATE OF o
     ), settled AS (
         UPDATE tide.relay_consumer_offsets o SET left_at = NULL, left_by = NULL, left_kind = NULL
         FROM ready r

@@ -1,5 +1,9 @@
 //! Claims and positions. Every write says under which epoch, and one that touches no row means
 //! that somebody newer owns the pipeline: fenced.
+//!
+//! Several sessions of an agent write rows of several units at once. All of them lock the rows in
+//! the order of their names first; otherwise two could wait for each other, which costs them the
+//! server's `deadlock_timeout`.
 
 use std::collections::BTreeSet;
 
@@ -68,6 +72,11 @@ pub async fn offsets_advance(
 ) -> Result<BTreeSet<UnitName>, CatalogError> {
     let accepted: Vec<String> = sqlx::query_scalar(
         "-- offsets_advance\n\
+         WITH locked AS MATERIALIZED (\n\
+             SELECT x.name FROM tide.relay_consumer_offsets x\n\
+             WHERE x.relay_group_id = $1 AND x.name = ANY ($2::text[])\n\
+             ORDER BY x.name COLLATE \"C\" FOR NO KEY UPDATE\n\
+         )\n\
          UPDATE tide.relay_consumer_offsets o\n\
          SET last_change_id = a.high, snapshot = a.seen::pg_snapshot,\n\
              pass_snapshot = a.pass_target::pg_snapshot, pass_position = a.pass_at, floor_id = a.settled,\n\
@@ -75,6 +84,7 @@ pub async fn offsets_advance(
              system_identifier = (SELECT c.system_identifier FROM pg_control_system() c), updated_at = now()\n\
          FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::boolean[])\n\
               AS a (name, epoch, high, seen, pass_target, pass_at, settled, catching_up)\n\
+              JOIN locked USING (name)\n\
          WHERE o.relay_group_id = $1 AND o.name = a.name AND o.epoch = a.epoch AND o.last_change_id <= a.high\n\
          RETURNING o.name",
     )
@@ -117,10 +127,16 @@ pub async fn offsets_set_state(
 ) -> Result<(), CatalogError> {
     sqlx::query(
         "-- offsets_set_state\n\
+         WITH locked AS MATERIALIZED (\n\
+             SELECT x.name FROM tide.relay_consumer_offsets x\n\
+             WHERE x.relay_group_id = $1 AND x.name = ANY ($2::text[])\n\
+             ORDER BY x.name COLLATE \"C\" FOR NO KEY UPDATE\n\
+         )\n\
          UPDATE tide.relay_consumer_offsets o\n\
          SET state_since = CASE WHEN o.state = a.state THEN o.state_since ELSE now() END,\n\
              state = a.state, state_reason = a.reason\n\
          FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[]) AS a (name, epoch, state, reason)\n\
+              JOIN locked USING (name)\n\
          WHERE o.relay_group_id = $1 AND o.name = a.name AND o.epoch = a.epoch",
     )
     .bind(group.as_str())

@@ -55,12 +55,12 @@ impl Progress {
 
 /// Pipelines that would have nowhere to go if `agent` were drained. Empty means: go ahead.
 pub fn drain_obstacles(view: &DatabaseView, agent: &AgentName) -> Vec<UnitName> {
-    let units = view.units();
-    let assigned = assign(&units, &view.candidates(Some(agent)));
-    let mut stranded: Vec<_> = units
+    let bundles = view.bundles();
+    let assigned = assign(&bundles, &view.candidates(Some(agent)));
+    let mut stranded: Vec<_> = bundles
         .iter()
-        .filter(|unit| unit.owner.as_ref() == Some(agent))
-        .flat_map(|unit| &unit.pipelines)
+        .filter(|bundle| bundle.owner.as_ref() == Some(agent))
+        .flat_map(|bundle| &bundle.pipelines)
         .filter(|pipeline| !assigned.contains_key(pipeline))
         .cloned()
         .collect();
@@ -70,7 +70,7 @@ pub fn drain_obstacles(view: &DatabaseView, agent: &AgentName) -> Vec<UnitName> 
 
 /// Where draining `agent` now would send each of its pipelines.
 pub fn drain_plan(view: &DatabaseView, agent: &AgentName) -> Vec<Move> {
-    let assigned = assign(&view.units(), &view.candidates(Some(agent)));
+    let assigned = assign(&view.bundles(), &view.candidates(Some(agent)));
     view.pipelines
         .iter()
         .filter(|row| row.owner.as_ref() == Some(agent))
@@ -88,15 +88,15 @@ pub fn drain_plan(view: &DatabaseView, agent: &AgentName) -> Vec<Move> {
 
 /// The moves that would balance the fleet if nothing were placed by hand.
 pub fn rebalance_plan(view: &DatabaseView) -> Vec<Move> {
-    let units: Vec<_> = view
-        .units()
+    let bundles: Vec<_> = view
+        .bundles()
         .into_iter()
-        .map(|unit| crate::Unit {
+        .map(|bundle| crate::Bundle {
             placement: None,
-            ..unit
+            ..bundle
         })
         .collect();
-    let assigned = assign(&units, &view.candidates(None));
+    let assigned = assign(&bundles, &view.candidates(None));
     view.pipelines
         .iter()
         .filter_map(|row| {

@@ -28,7 +28,7 @@ pub mod unit;
 
 mod fields;
 
-pub use assignment::{Assignment, Candidate, Unit, assign};
+pub use assignment::{Assignment, Bundle, Candidate, assign};
 pub use cursor::{Cursor, Origin, Pass};
 pub use handover::HandoverKind;
 pub use name::{

@@ -136,7 +136,7 @@ fn digest(
     leaving: bool,
 ) -> Discovery {
     // What is about to be split anew still counts for the balance, so that nothing else moves.
-    let assignments = assign(&view.units(), &view.candidates(leaving.then_some(me)));
+    let assignments = assign(&view.bundles(), &view.candidates(leaving.then_some(me)));
     let wanted = view
         .pipelines
         .iter()

@@ -8,8 +8,8 @@
 //!                                         gauges ──▶ metrics, probes, reporter ──▶ control plane
 //! ```
 //!
-//! Data flows one way; the circle closes in PostgreSQL, never in a callback. An agent uses seven
-//! sessions: one for its locks, one to listen, one to watch its neighbour, four for everything
+//! Data flows one way; the circle closes in PostgreSQL, never in a callback. An agent uses six
+//! sessions: one for its locks, one to listen, one to watch its neighbour, three for everything
 //! else. The one that is the janitor has one more for that lock, and another while it deletes.
 
 pub mod args;
@@ -72,9 +72,8 @@ use crate::{
     worker::Services,
 };
 
-/// Sessions for reading, storing and looking around. With those for locks, news and the crash watch
-/// they are six; the agent that is the janitor has one more for its lock and one while it deletes,
-/// so that nobody has more than eight.
+/// Sessions for reading, storing and looking around: with the others that the diagram names, no
+/// agent has more than eight, even if it is the janitor.
 const POOL: u32 = 3;
 
 /// Runs the agent until it is told to stop, and says how that went.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Candidate, Unit, assign};
+use super::{Bundle, Candidate, assign};
 use crate::{AgentName, UnitName};
 
 /// Pipelines of other live agents that would be `me`'s if their owner vanished now, so that a
@@ -10,13 +10,13 @@ use crate::{AgentName, UnitName};
 ///
 /// It asks [`assign`] once an owner, about a fleet without that one, so it agrees with what the
 /// survivors will decide. Every pipeline has one backup at most.
-pub fn backups(units: &[Unit], candidates: &[Candidate], me: &AgentName) -> BTreeSet<UnitName> {
+pub fn backups(bundles: &[Bundle], candidates: &[Candidate], me: &AgentName) -> BTreeSet<UnitName> {
     let live: BTreeSet<&AgentName> = candidates.iter().map(|agent| &agent.name).collect();
-    let mut estates: BTreeMap<&AgentName, Vec<&Unit>> = BTreeMap::new();
-    for unit in units {
-        match &unit.owner {
+    let mut estates: BTreeMap<&AgentName, Vec<&Bundle>> = BTreeMap::new();
+    for bundle in bundles {
+        match &bundle.owner {
             Some(owner) if owner != me && live.contains(owner) => {
-                estates.entry(owner).or_default().push(unit);
+                estates.entry(owner).or_default().push(bundle);
             }
             Some(_) | None => {}
         }
@@ -29,17 +29,17 @@ pub fn backups(units: &[Unit], candidates: &[Candidate], me: &AgentName) -> BTre
                 .filter(|agent| agent.name != *owner)
                 .cloned()
                 .collect();
-            let units: Vec<Unit> = units
+            let bundles: Vec<Bundle> = bundles
                 .iter()
-                .map(|unit| Unit {
-                    owner: unit.owner.clone().filter(|name| name != owner),
-                    ..unit.clone()
+                .map(|bundle| Bundle {
+                    owner: bundle.owner.clone().filter(|name| name != owner),
+                    ..bundle.clone()
                 })
                 .collect();
-            let assigned = assign(&units, &left);
+            let assigned = assign(&bundles, &left);
             orphans
                 .into_iter()
-                .flat_map(|unit| unit.pipelines.clone())
+                .flat_map(|bundle| bundle.pipelines.clone())
                 .filter(move |name| assigned.get(name).is_some_and(|next| next.agent == *me))
         })
         .collect()

@@ -19,10 +19,10 @@ use std::{
 pub use self::backup::backups;
 use crate::{AgentName, UnitName};
 
-/// A set of pipelines that share one advisory lock key, and so always move together. Nearly
-/// always it holds one; two names can hash alike.
+/// Units that share one advisory lock key, and so always move together. Nearly always it is one;
+/// two names can hash alike.
 #[derive(Debug, Clone)]
-pub struct Unit {
+pub struct Bundle {
     /// The pipelines, at least one.
     pub pipelines: Vec<UnitName>,
     /// Their summed weight.
@@ -104,26 +104,26 @@ impl Bin<'_> {
     }
 }
 
-/// Assigns every unit to an agent, or to none where no agent may take it.
+/// Assigns every bundle to an agent, or to none where no agent may take it.
 ///
-/// The order of `units` and `candidates` does not matter. Applying the result and assigning again
+/// The order of `bundles` and `candidates` does not matter. Applying the result and assigning again
 /// changes nothing.
-pub fn assign(units: &[Unit], candidates: &[Candidate]) -> BTreeMap<UnitName, Assignment> {
+pub fn assign(bundles: &[Bundle], candidates: &[Candidate]) -> BTreeMap<UnitName, Assignment> {
     let mut bins = bins(candidates);
-    let mut order: Vec<&Unit> = units.iter().collect();
+    let mut order: Vec<&Bundle> = bundles.iter().collect();
     order.sort_by(|a, b| (Reverse(a.weight), &a.pipelines).cmp(&(Reverse(b.weight), &b.pipelines)));
 
-    // Where each unit is, by index into `order` and `bins`.
+    // Where each bundle is, by index into `order` and `bins`.
     let mut places: Vec<Option<(usize, Reason)>> =
-        order.iter().map(|unit| settled(unit, &bins)).collect();
-    for (unit, place) in order.iter().zip(&places) {
+        order.iter().map(|bundle| settled(bundle, &bins)).collect();
+    for (bundle, place) in order.iter().zip(&places) {
         if let Some((bin, _)) = place {
-            bins[*bin].load += u64::from(unit.weight);
+            bins[*bin].load += u64::from(bundle.weight);
         }
     }
-    for (unit, place) in order.iter().zip(&mut places) {
+    for (bundle, place) in order.iter().zip(&mut places) {
         if place.is_none() {
-            let weight = u64::from(unit.weight);
+            let weight = u64::from(bundle.weight);
             let emptiest = (0..bins.len())
                 .filter(|bin| bins[*bin].takes_more)
                 .min_by(|a, b| bins[*a].fullness(weight, &bins[*b], weight));
@@ -136,9 +136,9 @@ pub fn assign(units: &[Unit], candidates: &[Candidate]) -> BTreeMap<UnitName, As
     balance(&order, &mut places, &mut bins);
 
     let mut assigned = BTreeMap::new();
-    for (unit, place) in order.iter().zip(&places) {
+    for (bundle, place) in order.iter().zip(&places) {
         if let Some((bin, reason)) = place {
-            for pipeline in &unit.pipelines {
+            for pipeline in &bundle.pipelines {
                 let assignment = Assignment {
                     agent: bins[*bin].name.clone(),
                     reason: *reason,
@@ -169,24 +169,24 @@ fn bins(candidates: &[Candidate]) -> Vec<Bin<'_>> {
     bins
 }
 
-/// The place that a unit has before balancing: its placement, or its owner.
-fn settled(unit: &Unit, bins: &[Bin<'_>]) -> Option<(usize, Reason)> {
+/// The place that a bundle has before balancing: its placement, or its owner.
+fn settled(bundle: &Bundle, bins: &[Bin<'_>]) -> Option<(usize, Reason)> {
     let find = |name: &Option<AgentName>| {
         name.as_ref()
             .and_then(|name| bins.binary_search_by(|bin| bin.name.cmp(name)).ok())
     };
-    let owner = find(&unit.owner);
-    match find(&unit.placement) {
+    let owner = find(&bundle.owner);
+    match find(&bundle.placement) {
         Some(bin) if bins[bin].takes_more || owner == Some(bin) => Some((bin, Reason::Placed)),
         _ => owner.map(|bin| (bin, Reason::Kept)),
     }
 }
 
-/// Moves units from the fullest to the emptiest agent while that helps.
-fn balance(order: &[&Unit], places: &mut [Option<(usize, Reason)>], bins: &mut [Bin<'_>]) {
+/// Moves bundles from the fullest to the emptiest agent while that helps.
+fn balance(order: &[&Bundle], places: &mut [Option<(usize, Reason)>], bins: &mut [Bin<'_>]) {
     let lightest = order
         .iter()
-        .map(|unit| u64::from(unit.weight))
+        .map(|bundle| u64::from(bundle.weight))
         .min()
         .unwrap_or(0);
     loop {
@@ -197,21 +197,21 @@ fn balance(order: &[&Unit], places: &mut [Option<(usize, Reason)>], bins: &mut [
         let Some(&to) = receivers.first() else { return };
         let mut donors: Vec<usize> = (0..bins.len()).filter(|bin| *bin != to).collect();
         donors.sort_by(|a, b| bins[*b].fullness(0, &bins[*a], 0));
-        // Where not even the lightest unit would help, looking at each of them would not either.
+        // Where not even the lightest bundle would help, looking at each of them would not either.
         donors.retain(|from| bins[to].fullness(lightest, &bins[*from], 0) == Ordering::Less);
 
-        // A unit helps when the receiver stays emptier than the donor was. Among those that no
+        // A bundle helps when the receiver stays emptier than the donor was. Among those that no
         // agent runs yet moving is free; then the heaviest, to need the fewest moves.
         let best = donors.into_iter().find_map(|from| {
             order
                 .iter()
                 .enumerate()
-                .filter(|(index, unit)| {
+                .filter(|(index, bundle)| {
                     matches!(places[*index], Some((bin, reason)) if bin == from && reason != Reason::Placed)
-                        && bins[to].fullness(u64::from(unit.weight), &bins[from], 0) == Ordering::Less
+                        && bins[to].fullness(u64::from(bundle.weight), &bins[from], 0) == Ordering::Less
                 })
-                .min_by_key(|(_, unit)| (unit.owner.as_ref() == Some(bins[from].name), Reverse(unit.weight)))
-                .map(|(index, unit)| (index, from, u64::from(unit.weight)))
+                .min_by_key(|(_, bundle)| (bundle.owner.as_ref() == Some(bins[from].name), Reverse(bundle.weight)))
+                .map(|(index, bundle)| (index, from, u64::from(bundle.weight)))
         });
         let Some((index, from, weight)) = best else {
             return;

@@ -19,8 +19,8 @@ fn fleet(names: &[&str]) -> Vec<Candidate> {
         .collect()
 }
 
-fn unit(index: usize, owner: Option<&str>) -> Unit {
-    Unit {
+fn bundle(index: usize, owner: Option<&str>) -> Bundle {
+    Bundle {
         pipelines: vec![format!("p{index:03}").parse().unwrap()],
         weight: 1,
         owner: owner.map(|name| name.parse().unwrap()),
@@ -29,22 +29,24 @@ fn unit(index: usize, owner: Option<&str>) -> Unit {
 }
 
 /// The fleet after everything moved where it was assigned.
-fn applied(units: &[Unit], assigned: &BTreeMap<UnitName, Assignment>) -> Vec<Unit> {
-    units
+fn applied(bundles: &[Bundle], assigned: &BTreeMap<UnitName, Assignment>) -> Vec<Bundle> {
+    bundles
         .iter()
-        .map(|unit| Unit {
+        .map(|bundle| Bundle {
             owner: assigned
-                .get(&unit.pipelines[0])
+                .get(&bundle.pipelines[0])
                 .map(|assignment| assignment.agent.clone()),
-            ..unit.clone()
+            ..bundle.clone()
         })
         .collect()
 }
 
-fn moves(units: &[Unit], assigned: &BTreeMap<UnitName, Assignment>) -> usize {
-    units
+fn moves(bundles: &[Bundle], assigned: &BTreeMap<UnitName, Assignment>) -> usize {
+    bundles
         .iter()
-        .filter(|unit| assigned.get(&unit.pipelines[0]).map(|a| &a.agent) != unit.owner.as_ref())
+        .filter(|bundle| {
+            assigned.get(&bundle.pipelines[0]).map(|a| &a.agent) != bundle.owner.as_ref()
+        })
         .count()
 }
 
@@ -59,84 +61,90 @@ fn loads(assigned: &BTreeMap<UnitName, Assignment>) -> BTreeMap<&str, usize> {
 
 #[test]
 fn a_joining_agent_takes_exactly_its_share() {
-    let units: Vec<_> = (0..12)
-        .map(|i| unit(i, Some(if i % 2 == 0 { "a" } else { "b" })))
+    let bundles: Vec<_> = (0..12)
+        .map(|i| bundle(i, Some(if i % 2 == 0 { "a" } else { "b" })))
         .collect();
-    let assigned = assign(&units, &fleet(&["a", "b", "c"]));
+    let assigned = assign(&bundles, &fleet(&["a", "b", "c"]));
     assert_eq!(
         loads(&assigned),
         BTreeMap::from([("a", 4), ("b", 4), ("c", 4)])
     );
-    assert_eq!(moves(&units, &assigned), 4);
+    assert_eq!(moves(&bundles, &assigned), 4);
 }
 
 #[test]
 fn a_leaving_agent_s_pipelines_are_all_that_moves() {
-    let units: Vec<_> = (0..12)
-        .map(|i| unit(i, Some(["a", "b", "c"][i % 3])))
+    let bundles: Vec<_> = (0..12)
+        .map(|i| bundle(i, Some(["a", "b", "c"][i % 3])))
         .collect();
-    let assigned = assign(&units, &fleet(&["a", "b"]));
+    let assigned = assign(&bundles, &fleet(&["a", "b"]));
     assert_eq!(loads(&assigned), BTreeMap::from([("a", 6), ("b", 6)]));
-    assert_eq!(moves(&units, &assigned), 4);
+    assert_eq!(moves(&bundles, &assigned), 4);
 }
 
 #[test]
 fn a_drained_agent_gets_nothing_and_a_cordoned_one_keeps_what_it_has() {
-    let units: Vec<_> = (0..6)
-        .map(|i| unit(i, Some(["a", "b", "c"][i % 3])))
-        .chain([unit(9, None)])
+    let bundles: Vec<_> = (0..6)
+        .map(|i| bundle(i, Some(["a", "b", "c"][i % 3])))
+        .chain([bundle(9, None)])
         .collect();
     let agents = [
         agent("a", 1, Admits::Nothing),
         agent("b", 1, Admits::OnlyItsOwn),
         agent("c", 1, Admits::All),
     ];
-    let assigned = assign(&units, &agents);
+    let assigned = assign(&bundles, &agents);
     assert_eq!(loads(&assigned), BTreeMap::from([("b", 2), ("c", 5)]));
 }
 
 #[test]
 fn a_standby_works_only_when_nobody_else_can() {
-    let units = [unit(0, None), unit(1, Some("a"))];
+    let bundles = [bundle(0, None), bundle(1, Some("a"))];
     let agents = [agent("a", 1, Admits::All), agent("s", 0, Admits::All)];
-    assert_eq!(loads(&assign(&units, &agents)), BTreeMap::from([("a", 2)]));
     assert_eq!(
-        loads(&assign(&units, &agents[1..])),
+        loads(&assign(&bundles, &agents)),
+        BTreeMap::from([("a", 2)])
+    );
+    assert_eq!(
+        loads(&assign(&bundles, &agents[1..])),
         BTreeMap::from([("s", 2)])
     );
 }
 
 #[test]
 fn a_placement_wins_over_balance_and_is_ignored_without_its_agent() {
-    let mut units: Vec<_> = (0..4).map(|i| unit(i, Some("a"))).collect();
-    for unit in &mut units {
-        unit.placement = Some("b".parse().unwrap());
+    let mut bundles: Vec<_> = (0..4).map(|i| bundle(i, Some("a"))).collect();
+    for bundle in &mut bundles {
+        bundle.placement = Some("b".parse().unwrap());
     }
     assert_eq!(
-        loads(&assign(&units, &fleet(&["a", "b"]))),
+        loads(&assign(&bundles, &fleet(&["a", "b"]))),
         BTreeMap::from([("b", 4)])
     );
     assert_eq!(
-        loads(&assign(&units, &fleet(&["a", "c"]))),
+        loads(&assign(&bundles, &fleet(&["a", "c"]))),
         BTreeMap::from([("a", 2), ("c", 2)])
     );
 }
 
 #[test]
 fn nobody_eligible_leaves_everything_unassigned() {
-    assert!(assign(&[unit(0, Some("a"))], &[agent("a", 1, Admits::Nothing)]).is_empty());
-    assert!(assign(&[unit(0, None)], &[]).is_empty());
+    assert!(assign(&[bundle(0, Some("a"))], &[agent("a", 1, Admits::Nothing)]).is_empty());
+    assert!(assign(&[bundle(0, None)], &[]).is_empty());
 }
 
 #[test]
 fn pipelines_of_one_lock_stay_together() {
-    let shared = Unit {
+    let shared = Bundle {
         pipelines: vec!["x".parse().unwrap(), "y".parse().unwrap()],
         weight: 2,
         owner: None,
         placement: None,
     };
-    let assigned = assign(&[shared, unit(0, None), unit(1, None)], &fleet(&["a", "b"]));
+    let assigned = assign(
+        &[shared, bundle(0, None), bundle(1, None)],
+        &fleet(&["a", "b"]),
+    );
     assert_eq!(
         assigned[&"x".parse().unwrap()].agent,
         assigned[&"y".parse().unwrap()].agent
@@ -144,9 +152,9 @@ fn pipelines_of_one_lock_stay_together() {
     assert_eq!(loads(&assigned), BTreeMap::from([("a", 2), ("b", 2)]));
 }
 
-fn any_fleet() -> impl Strategy<Value = (Vec<Unit>, Vec<Candidate>)> {
+fn any_fleet() -> impl Strategy<Value = (Vec<Bundle>, Vec<Candidate>)> {
     let name = || proptest::sample::select(vec!["a", "b", "c", "d", "e"]);
-    let units = proptest::collection::vec(
+    let bundles = proptest::collection::vec(
         (
             1u32..4,
             proptest::option::of(name()),
@@ -155,14 +163,14 @@ fn any_fleet() -> impl Strategy<Value = (Vec<Unit>, Vec<Candidate>)> {
         0..40,
     );
     let agents = proptest::collection::btree_map(name(), (0u32..4, 0u8..10), 0..5);
-    (units, agents).prop_map(|(units, agents)| {
-        let units = units
+    (bundles, agents).prop_map(|(bundles, agents)| {
+        let bundles = bundles
             .into_iter()
             .enumerate()
-            .map(|(i, (weight, owner, placement))| Unit {
+            .map(|(i, (weight, owner, placement))| Bundle {
                 weight,
                 placement: placement.map(|name| name.parse().unwrap()),
-                ..unit(i, owner)
+                ..bundle(i, owner)
             })
             .collect();
         let agents = agents
@@ -176,30 +184,30 @@ fn any_fleet() -> impl Strategy<Value = (Vec<Unit>, Vec<Candidate>)> {
                 agent(name, weight, admits)
             })
             .collect();
-        (units, agents)
+        (bundles, agents)
     })
 }
 
 proptest! {
     #[test]
-    fn assigning_again_changes_nothing((units, agents) in any_fleet()) {
-        let assigned = assign(&units, &agents);
-        let again = applied(&units, &assigned);
+    fn assigning_again_changes_nothing((bundles, agents) in any_fleet()) {
+        let assigned = assign(&bundles, &agents);
+        let again = applied(&bundles, &assigned);
         prop_assert_eq!(moves(&again, &assign(&again, &agents)), 0);
     }
 
     #[test]
-    fn the_order_of_the_input_does_not_matter((units, agents) in any_fleet()) {
-        let backwards: Vec<_> = units.iter().rev().cloned().collect();
+    fn the_order_of_the_input_does_not_matter((bundles, agents) in any_fleet()) {
+        let backwards: Vec<_> = bundles.iter().rev().cloned().collect();
         let agents_backwards: Vec<_> = agents.iter().rev().cloned().collect();
-        prop_assert_eq!(assign(&units, &agents), assign(&backwards, &agents_backwards));
+        prop_assert_eq!(assign(&bundles, &agents), assign(&backwards, &agents_backwards));
     }
 
     #[test]
-    fn everything_is_assigned_when_somebody_may_take_it((units, agents) in any_fleet()) {
-        let assigned = assign(&units, &agents);
+    fn everything_is_assigned_when_somebody_may_take_it((bundles, agents) in any_fleet()) {
+        let assigned = assign(&bundles, &agents);
         if agents.iter().any(|agent| agent.admits == Admits::All) {
-            prop_assert_eq!(assigned.len(), units.len());
+            prop_assert_eq!(assigned.len(), bundles.len());
         }
         let refusing: BTreeSet<_> = agents.iter().filter(|a| a.admits == Admits::Nothing).map(|a| &a.name).collect();
         prop_assert!(assigned.values().all(|assignment| !refusing.contains(&assignment.agent)));
@@ -208,20 +216,20 @@ proptest! {
     #[test]
     fn equal_weights_end_within_one_of_each_other(count in 0usize..60, owners in proptest::collection::vec(proptest::option::of(0usize..7), 60)) {
         let names = ["a", "b", "c", "d", "e"];
-        let units: Vec<_> = (0..count).map(|i| unit(i, owners[i].and_then(|o| names.get(o).copied()))).collect();
-        let assigned = assign(&units, &fleet(&names));
+        let bundles: Vec<_> = (0..count).map(|i| bundle(i, owners[i].and_then(|o| names.get(o).copied()))).collect();
+        let assigned = assign(&bundles, &fleet(&names));
         let loads = loads(&assigned);
         let of = |name: &&str| loads.get(*name).copied().unwrap_or(0);
         let most = names.iter().map(of).max().unwrap();
         prop_assert!(most - names.iter().map(of).min().unwrap() <= 1);
         // No fewer moves could do: every agent above its share gives the excess, every orphan moves once.
-        let held: BTreeMap<&str, usize> = units.iter().filter_map(|u| u.owner.as_ref()).fold(BTreeMap::new(), |mut held, o| { *held.entry(o.as_str()).or_default() += 1; held });
-        let orphans = units.iter().filter(|u| u.owner.as_ref().is_none_or(|o| !names.contains(&o.as_str()))).count();
+        let held: BTreeMap<&str, usize> = bundles.iter().filter_map(|u| u.owner.as_ref()).fold(BTreeMap::new(), |mut held, o| { *held.entry(o.as_str()).or_default() += 1; held });
+        let orphans = bundles.iter().filter(|u| u.owner.as_ref().is_none_or(|o| !names.contains(&o.as_str()))).count();
         let (share, larger) = (count / 5, count % 5);
         let mut kept: Vec<usize> = names.iter().map(|n| held.get(n).copied().unwrap_or(0)).collect();
         kept.sort_unstable_by_key(|k| std::cmp::Reverse(*k));
         let excess: usize = kept.iter().enumerate().map(|(i, k)| k.saturating_sub(share + usize::from(i < larger))).sum();
-        prop_assert_eq!(moves(&units, &assigned), orphans + excess);
+        prop_assert_eq!(moves(&bundles, &assigned), orphans + excess);
     }
 }
 
@@ -232,10 +240,10 @@ proptest! {
         weights in prop::collection::vec(0..3_u32, 4),
     ) {
         let names = ["a", "b", "c", "d"];
-        let units: Vec<Unit> = owners
+        let bundles: Vec<Bundle> = owners
             .iter()
             .enumerate()
-            .map(|(index, owner)| unit(index, owner.map(|owner| names[owner])))
+            .map(|(index, owner)| bundle(index, owner.map(|owner| names[owner])))
             .collect();
         let fleet: Vec<Candidate> = names
             .iter()
@@ -244,14 +252,14 @@ proptest! {
             .collect();
         let backups: BTreeMap<&str, BTreeSet<UnitName>> = names
             .iter()
-            .map(|name| (*name, backups(&units, &fleet, &name.parse().unwrap())))
+            .map(|name| (*name, backups(&bundles, &fleet, &name.parse().unwrap())))
             .collect();
         for dead in names {
-            let orphaned: Vec<Unit> = units
+            let orphaned: Vec<Bundle> = bundles
                 .iter()
-                .map(|unit| Unit {
-                    owner: unit.owner.clone().filter(|owner| owner.as_str() != dead),
-                    ..unit.clone()
+                .map(|bundle| Bundle {
+                    owner: bundle.owner.clone().filter(|owner| owner.as_str() != dead),
+                    ..bundle.clone()
                 })
                 .collect();
             let survivors: Vec<Candidate> = fleet
@@ -260,8 +268,8 @@ proptest! {
                 .cloned()
                 .collect();
             let assigned = assign(&orphaned, &survivors);
-            for unit in units.iter().filter(|unit| unit.owner.as_ref().is_some_and(|owner| owner.as_str() == dead)) {
-                let name = &unit.pipelines[0];
+            for bundle in bundles.iter().filter(|bundle| bundle.owner.as_ref().is_some_and(|owner| owner.as_str() == dead)) {
+                let name = &bundle.pipelines[0];
                 let ready: Vec<&str> = backups
                     .iter()
                     .filter(|(_, ready)| ready.contains(name))

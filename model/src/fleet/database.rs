@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use crate::{
-    AgentName, Assignment, Candidate, Epoch, GroupName, Incarnation, OperationId, PipelineName,
-    PipelineState, Unit, UnitName, assign,
+    AgentName, Assignment, Bundle, Candidate, Epoch, GroupName, Incarnation, OperationId,
+    PipelineName, PipelineState, UnitName, assign,
     assignment::{Admits, backups},
 };
 
@@ -145,34 +145,34 @@ impl HoldKind {
 }
 
 impl DatabaseView {
-    /// Enabled pipelines, grouped by lock key.
-    pub fn units(&self) -> Vec<Unit> {
+    /// Enabled units, bundled by lock key.
+    pub fn bundles(&self) -> Vec<Bundle> {
         let live: BTreeSet<&AgentName> = self
             .agents
             .iter()
             .filter(|agent| agent.alive)
             .map(|agent| &agent.name)
             .collect();
-        let mut units: BTreeMap<i64, Unit> = BTreeMap::new();
+        let mut bundles: BTreeMap<i64, Bundle> = BTreeMap::new();
         for row in self.pipelines.iter().filter(|row| row.enabled) {
-            let unit = units.entry(row.lock_key).or_insert_with(|| Unit {
+            let bundle = bundles.entry(row.lock_key).or_insert_with(|| Bundle {
                 pipelines: Vec::new(),
                 weight: 0,
                 owner: None,
                 placement: None,
             });
-            unit.pipelines.push(row.name.clone());
-            unit.weight += row.weight;
-            unit.owner = unit
+            bundle.pipelines.push(row.name.clone());
+            bundle.weight += row.weight;
+            bundle.owner = bundle
                 .owner
                 .take()
                 .or_else(|| row.owner.clone().filter(|owner| live.contains(owner)));
-            unit.placement = unit
+            bundle.placement = bundle
                 .placement
                 .take()
                 .or_else(|| self.placements.get(&row.name).cloned());
         }
-        units.into_values().collect()
+        bundles.into_values().collect()
     }
 
     /// Live agents and what their holds admit; `holding` adds a drain hold that does not exist yet.
@@ -206,7 +206,7 @@ impl DatabaseView {
 
     /// Where every pipeline should be.
     pub fn assignments(&self) -> BTreeMap<UnitName, Assignment> {
-        assign(&self.units(), &self.candidates(None))
+        assign(&self.bundles(), &self.candidates(None))
     }
 
     /// Enabled pipelines whose number of shards is about to change: nobody may work by the old
@@ -240,7 +240,7 @@ impl DatabaseView {
 
     /// Units of others that would be this agent's if their owner vanished now.
     pub fn backups(&self, agent: &AgentName) -> BTreeSet<UnitName> {
-        backups(&self.units(), &self.candidates(None), agent)
+        backups(&self.bundles(), &self.candidates(None), agent)
     }
 
     /// The row of one unit.

@@ -25,9 +25,11 @@ pub(super) async fn watch(pool: &PgPool) -> Result<()> {
          BEGIN
              IF TG_OP = 'DELETE' THEN
                  INSERT INTO sandbox.position_change (pipeline) VALUES (OLD.name);
-             ELSIF TG_OP = 'INSERT'
-                 OR (OLD.epoch, OLD.last_change_id, OLD.snapshot::text, OLD.pass_position)
-                    IS DISTINCT FROM (NEW.epoch, NEW.last_change_id, NEW.snapshot::text, NEW.pass_position)
+             -- A row that nobody has claimed yet is laid out, not written.
+             ELSIF NEW.owner IS NOT NULL
+                 AND (TG_OP = 'INSERT'
+                      OR (OLD.epoch, OLD.last_change_id, OLD.snapshot::text, OLD.pass_position)
+                         IS DISTINCT FROM (NEW.epoch, NEW.last_change_id, NEW.snapshot::text, NEW.pass_position))
              THEN
                  INSERT INTO sandbox.position_change (pipeline, epoch, owner, last_change_id, horizon)
                  VALUES (NEW.name, NEW.epoch, NEW.owner, NEW.last_change_id,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use tide_model::{AgentName, Candidate, Epoch, Unit, UnitName, assign, assignment::Admits};
+use tide_model::{AgentName, Bundle, Candidate, Epoch, UnitName, assign, assignment::Admits};
 use tokio::time::Instant;
 
 use super::super::{Effect, Event, Holder, Ownership, PREPARATION, Wanted, WorkerEnd};
@@ -204,8 +204,8 @@ impl World {
                 .iter()
                 .filter(|(_, pipeline)| pipeline.enabled)
         };
-        let units: Vec<Unit> = enabled()
-            .map(|(name, pipeline)| Unit {
+        let units: Vec<Bundle> = enabled()
+            .map(|(name, pipeline)| Bundle {
                 pipelines: vec![name.clone()],
                 weight: 1,
                 owner: self.owner(name).cloned(),
