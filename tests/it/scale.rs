@@ -194,18 +194,17 @@ async fn three_neighbours_in_the_ring_may_die_at_once() -> Result<()> {
     // GIVEN five agents, each watching the next by name
     let mut fleet = Fleet::start(FleetOptions::agents(5)).await?;
     fleet.add_file_pipelines(10).await?;
-    let before = wait_until_shared(&fleet, 5).await?;
+    wait_until_shared(&fleet, 5).await?;
     fleet.publish().await?;
     fleet.publish_more(50).await?;
     // WHEN three in a row are killed at once: of their watchers only one is left
     let orphans = fleet
         .crash_together(&["relay-2", "relay-3", "relay-4"])
         .await?;
-    // THEN the two others share what they had, and keep what they have
+    // THEN the two others share everything. They see the three go one after another, so one that
+    // took more than its share at first may give away any of its own; at no cost.
     ensure!(orphans.len() == 6, "{orphans:?}");
-    let after = wait_until_shared(&fleet, 2).await?;
-    let orphans: Vec<&str> = orphans.iter().map(String::as_str).collect();
-    proof::unchanged(&before, &after, &orphans)?;
+    wait_until_shared(&fleet, 2).await?;
     fleet.publish_more(50).await?;
     proof::clean(&fleet.settle_and_check().await?)
 }
