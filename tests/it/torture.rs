@@ -1,17 +1,17 @@
-//! Two short random fault runs: one that is always the same, and one that never is. `make torture`
-//! runs longer ones.
+//! Two short random fault runs, of plans that are always the same. `make torture` draws new ones,
+//! and longer.
 
 use anyhow::{Result, ensure};
 use tide_tests::torture::{self, Keep, Narrator};
 
-/// Found something when it was chosen: keep it until another finds more.
-const SEED: u64 = 7;
+/// What everybody's tests do is the same everywhere; a plan that finds something belongs here.
+const SEEDS: [u64; 2] = [7, 31];
 /// How long publishers and faults go on in each.
 const SECONDS: u64 = 40;
 
 #[tokio::test]
 async fn random_faults_break_no_promise() -> Result<()> {
-    for seed in [SEED, rand::random()] {
+    for seed in SEEDS {
         // The seed is printed with everything else that happens, and shown should this fail.
         let plan = torture::generate(seed, SECONDS);
         let outcome = torture::run(&plan, &Narrator::new(), Keep::Violations).await?;
