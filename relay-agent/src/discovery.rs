@@ -88,13 +88,13 @@ pub(crate) async fn discover(
     if !resharding.is_empty() {
         let mut changed = false;
         for pipeline in std::mem::take(&mut resharding) {
-            if view.parts(&pipeline).any(|row| row.owner_pid.is_some())
-                || !pipeline_reshard(&mut connection, group, &pipeline).await?
-            {
-                resharding.insert(pipeline);
-            } else {
+            // Whether somebody still works by the old layout only the catalog can tell: a lock may
+            // be another unit's, whose name hashes alike.
+            if pipeline_reshard(&mut connection, group, &pipeline).await? {
                 info!(pipeline.id = %pipeline, "changed the number of shards");
                 changed = true;
+            } else {
+                resharding.insert(pipeline);
             }
         }
         if changed {

@@ -4,13 +4,18 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use tide_sandbox::{
+    files::FileReader,
     postgres::{Postgres, PostgresOptions},
     wait::eventually,
 };
 use tide_tests::{
-    Fleet, FleetOptions, Network, SOON, by_hand, command::run, fleet::DATABASE, proof,
+    Fleet, FleetOptions, Network, SOON, by_hand,
+    command::run,
+    fleet::{DATABASE, Tap},
+    proof,
 };
 use uuid::Uuid;
 
@@ -333,6 +338,23 @@ async fn pipelines_whose_names_hash_alike_live_together() -> Result<()> {
         fleet.wait_until_running().await?;
     }
     together(&fleet).await?;
+    // WHEN it is split, THEN the lock that the other still holds is not taken for its own
+    let parts = ["1-of-2", "2-of-2"].map(|part| {
+        let mut path = fleet.file(&one).into_os_string();
+        path.push(format!(".{part}"));
+        FileReader::new(path)
+    });
+    fleet.continues_in(&one, Tap::Files(parts.to_vec()));
+    fleet.reconfigure(&one, json!({"shards": 2})).await?;
+    fleet
+        .wait_until("both shards to run", |view| {
+            let shards = view.pipelines.iter();
+            let shards = shards.filter(|row| row.name.pipeline_str() == one);
+            shards.filter(|row| row.name.shard().is_some()).count() == 2
+        })
+        .await?;
+    fleet.wait_until_running().await?;
+    fleet.publish_more(20).await?;
     proof::exactly_once(&fleet.settle_and_check().await?)?;
     Ok(())
 }

@@ -221,13 +221,6 @@ impl DatabaseView {
         due.filter_map(|(name, _)| name.parse().ok()).collect()
     }
 
-    /// Everything that a pipeline consists of: itself, or its shards.
-    pub fn parts(&self, pipeline: &PipelineName) -> impl Iterator<Item = &PipelineRow> {
-        self.pipelines
-            .iter()
-            .filter(|row| row.name.pipeline_str() == pipeline.as_str())
-    }
-
     /// The row of one unit; for the name of a sharded pipeline its first shard's.
     pub fn pipeline_or_shard(&self, name: &UnitName) -> Option<&PipelineRow> {
         let first_shard = || {
