@@ -22,8 +22,6 @@ pub struct PipelineSpec {
     /// Its share of an agent's capacity, relative to other pipelines; of a sharded one each
     /// shard's.
     pub weight: u32,
-    /// Into how many shards it is split by key.
-    pub shards: u16,
 }
 
 /// Most messages a batch may hold.
@@ -45,9 +43,9 @@ impl PipelineSpec {
             .number("batch_bytes", 1, 256 << 20)?
             .unwrap_or(4 << 20) as usize;
         let weight = fields.number("weight", 1, MAX_WEIGHT)?.unwrap_or(1) as u32;
-        // The catalog reads it too: it decides what units there are.
-        let shards = fields.number("shards", 1, MAX_SHARDS.into())?.unwrap_or(1) as u16;
-        // Read by the catalog when the pipeline is first claimed; checked here like every key.
+        // Read by the catalog, which decides what units there are; checked here like every key.
+        fields.number("shards", 1, MAX_SHARDS.into())?;
+        // Read by the catalog too, when the pipeline is first claimed.
         fields.choice("start", &[("earliest", ()), ("latest", ())])?;
         let sink = SinkSpec::parse(&mut fields)?;
         fields.finish()?;
@@ -58,7 +56,6 @@ impl PipelineSpec {
             batch_size,
             batch_bytes,
             weight,
-            shards,
         })
     }
 }
