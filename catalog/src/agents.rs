@@ -95,18 +95,11 @@ pub async fn agent_stopping(
     name: &AgentName,
     incarnation: Incarnation,
 ) -> Result<(), CatalogError> {
-    sqlx::query(
-        "-- agent_stopping\n\
-         UPDATE tide.agents SET stopped_at = now()\n\
-         WHERE relay_group_id = $1 AND name = $2 AND incarnation = $3 AND stopped_at IS NULL",
-    )
-    .bind(group.as_str())
-    .bind(name.as_str())
-    .bind(incarnation.0)
-    .execute(connection)
-    .await
-    .map(drop)
-    .doing("recording that it stops")
+    let sql = "-- agent_stopping\n\
+               UPDATE tide.agents SET stopped_at = now()\n\
+               WHERE relay_group_id = $1 AND name = $2 AND incarnation = $3 AND stopped_at IS NULL";
+    let run = (group, name, incarnation);
+    about_run(connection, sql, run, "recording that it stops").await
 }
 
 /// Records that the agent stopped in good order.
@@ -116,18 +109,27 @@ pub async fn agent_stopped(
     name: &AgentName,
     incarnation: Incarnation,
 ) -> Result<(), CatalogError> {
-    sqlx::query(
-        "-- agent_stopped\n\
-         UPDATE tide.agents SET owned = 0, stopped_at = now(), last_seen_at = now()\n\
-         WHERE relay_group_id = $1 AND name = $2 AND incarnation = $3",
-    )
-    .bind(group.as_str())
-    .bind(name.as_str())
-    .bind(incarnation.0)
-    .execute(connection)
-    .await
-    .map(drop)
-    .doing("recording the stop")
+    let sql = "-- agent_stopped\n\
+               UPDATE tide.agents SET owned = 0, stopped_at = now(), last_seen_at = now()\n\
+               WHERE relay_group_id = $1 AND name = $2 AND incarnation = $3";
+    let run = (group, name, incarnation);
+    about_run(connection, sql, run, "recording the stop").await
+}
+
+async fn about_run(
+    connection: &mut PgConnection,
+    sql: &'static str,
+    (group, name, incarnation): (&GroupName, &AgentName, Incarnation),
+    doing: &'static str,
+) -> Result<(), CatalogError> {
+    sqlx::query(sql)
+        .bind(group.as_str())
+        .bind(name.as_str())
+        .bind(incarnation.0)
+        .execute(connection)
+        .await
+        .map(drop)
+        .doing(doing)
 }
 
 /// How long one wait for an agent blocks in the server: below `deadlock_timeout` (1 s by default),

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tide_sandbox::{
+    history::Accounts,
     http::{Behaviour, Receiver},
     postgres::Mode,
 };
@@ -33,6 +34,14 @@ async fn taken_over(fleet: &Fleet, orphans: &BTreeSet<String>, from: &str) -> Re
                 .all(|name| owners.get(name).is_some_and(|owner| owner.agent != from))
         })
         .await?;
+    Ok(())
+}
+
+/// All is well, and of a former owner no more than one message came after its successor's.
+fn no_more_than_the_wire(accounts: &Accounts) -> Result<()> {
+    proof::clean(accounts)?;
+    let stale: usize = accounts.totals().stale_epochs.values().sum();
+    ensure!(stale <= 1, "{accounts}");
     Ok(())
 }
 
@@ -139,10 +148,7 @@ async fn a_thawed_agent_publishes_nothing_more_than_what_was_on_the_wire() -> Re
     receiver.by_default("/slow", Behaviour::Respond(200));
     // THEN of the former owner no more than the one message on the wire comes after the new one's
     let accounts = fleet.settle_and_check().await?;
-    proof::clean(&accounts)?;
-    let stale: usize = accounts.totals().stale_epochs.values().sum();
-    ensure!(stale <= 1, "{accounts}");
-    Ok(())
+    no_more_than_the_wire(&accounts)
 }
 
 #[tokio::test]
@@ -290,10 +296,7 @@ async fn silent_at_once(fleet: &mut Fleet, receiver: &Receiver, before: i64) -> 
     fleet.wait_for_deliveries("slow", seen + 50).await?;
     receiver.by_default("/slow", Behaviour::Respond(200));
     let accounts = fleet.settle_and_check().await?;
-    proof::clean(&accounts)?;
-    let stale: usize = accounts.totals().stale_epochs.values().sum();
-    ensure!(stale <= 1, "{accounts}");
-    Ok(())
+    no_more_than_the_wire(&accounts)
 }
 
 #[tokio::test]
