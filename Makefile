@@ -2,6 +2,9 @@
 # Every check is a target of its own. PG=14 … PG=18 runs against that PostgreSQL instead of the
 # machine's: make test PG=18.
 
+# An error says what went wrong; the frames that an error was carried through would bury it. A panic
+# keeps its backtrace.
+export RUST_LIB_BACKTRACE := 0
 export TIDE_STEPS_SINCE := $(shell date +%s)
 STEP := @scripts/step.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)

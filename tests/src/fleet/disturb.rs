@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
+use tide_model::UnitName;
 use tide_sandbox::{
     history::{Cause, Disturbance, Reach},
     postgres::Mode,
@@ -98,7 +99,12 @@ impl Fleet {
 
     async fn harm(&mut self, cause: Cause, agent: &str) -> Result<BTreeSet<String>> {
         let owned = self.owned_by(agent).await?;
-        self.note(cause, Reach::only(owned.iter().cloned()));
+        // What a shard leaves unstored comes again from whichever shard has its keys next.
+        let pipelines = owned
+            .iter()
+            .map(|unit| Ok(unit.parse::<UnitName>()?.pipeline_str().to_owned()));
+        let pipelines = pipelines.collect::<Result<Vec<_>>>()?;
+        self.note(cause, Reach::only(pipelines));
         Ok(owned)
     }
 
