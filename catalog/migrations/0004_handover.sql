@@ -11,33 +11,53 @@ COMMENT ON COLUMN tide.relay_consumer_offsets.left_at IS
 COMMENT ON COLUMN tide.relay_consumer_offsets.left_kind IS
     'Why it left; NULL with left_at where nobody was to take over, which is no hand-over.';
 
-CREATE FUNCTION tide.relay_leave(
-    relay_group text, agent text, incarnation uuid, pipelines text[], kinds text[], quiet_ms double precision[]
-) RETURNS void
+CREATE FUNCTION tide.relay_release(
+    relay_group text, agent text, incarnation uuid,
+    pipelines text[], kinds text[], quiet_ms double precision[], successors text[]
+) RETURNS TABLE (all_held boolean, unstamped text)
 LANGUAGE plpgsql AS $$
+DECLARE
+    -- The longest list of names that fits a notification with room to spare (the limit is 8,000 bytes).
+    names_per_notice CONSTANT integer := 40;
 BEGIN
     -- A measurement: the hand-over does not wait for the disk on its account.
     PERFORM set_config('synchronous_commit', 'off', true);
-    -- In the order in which everybody locks these rows, so that nobody waits in a circle.
-    PERFORM FROM tide.relay_consumer_offsets o
-    WHERE o.relay_group_id = relay_leave.relay_group AND o.name = ANY (relay_leave.pipelines)
-    ORDER BY o.name COLLATE "C" FOR NO KEY UPDATE;
-    UPDATE tide.relay_consumer_offsets o
-    SET left_at = clock_timestamp() - l.quiet_ms * interval '1 millisecond',
-        left_by = relay_leave.agent,
-        -- A rebalance that somebody asked for places pipelines too.
-        left_kind = CASE WHEN l.kind = 'move' AND EXISTS (
-                SELECT FROM tide.placements p
-                JOIN tide.operations op ON op.relay_group_id = p.relay_group_id AND op.generation = p.generation
-                WHERE p.relay_group_id = o.relay_group_id AND p.pipeline = o.name AND op.kind = 'rebalance')
-            THEN 'rebalance' ELSE l.kind END
-    FROM unnest(relay_leave.pipelines, relay_leave.kinds, relay_leave.quiet_ms) AS l (pipeline, kind, quiet_ms)
-    WHERE o.relay_group_id = relay_leave.relay_group AND o.name = l.pipeline
-      AND o.owner_incarnation = relay_leave.incarnation;
+    BEGIN
+        -- In the order in which everybody locks these rows, so that nobody waits in a circle.
+        PERFORM FROM tide.relay_consumer_offsets o
+        WHERE o.relay_group_id = relay_release.relay_group AND o.name = ANY (relay_release.pipelines)
+        ORDER BY o.name COLLATE "C" FOR NO KEY UPDATE;
+        UPDATE tide.relay_consumer_offsets o
+        SET left_at = clock_timestamp() - l.quiet_ms * interval '1 millisecond',
+            left_by = relay_release.agent,
+            -- A rebalance that somebody asked for places pipelines too.
+            left_kind = CASE WHEN l.kind = 'move' AND EXISTS (
+                    SELECT FROM tide.placements p
+                    JOIN tide.operations op ON op.relay_group_id = p.relay_group_id AND op.generation = p.generation
+                    WHERE p.relay_group_id = o.relay_group_id AND p.pipeline = o.name AND op.kind = 'rebalance')
+                THEN 'rebalance' ELSE l.kind END
+        FROM unnest(relay_release.pipelines, relay_release.kinds, relay_release.quiet_ms) AS l (pipeline, kind, quiet_ms)
+        WHERE o.relay_group_id = relay_release.relay_group AND o.name = l.pipeline
+          AND o.owner_incarnation = relay_release.incarnation;
+    EXCEPTION WHEN OTHERS THEN
+        -- A hand-over that cannot be measured is done all the same.
+        unstamped := SQLERRM;
+    END;
+    -- A successor that is quicker than this transaction waits for its rows, so it finds the stamps.
+    SELECT coalesce(bool_and(pg_advisory_unlock(hashtext(relay_release.relay_group), hashtext(l.pipeline))), true)
+    INTO all_held
+    FROM unnest(relay_release.pipelines) AS l (pipeline);
+    PERFORM pg_notify('tide_fleet', json_build_object(
+        'group', relay_release.relay_group, 'released', json_agg(l.pipeline ORDER BY l.number), 'to', l.successor)::text)
+    FROM (SELECT r.pipeline, r.successor, row_number() OVER (PARTITION BY r.successor) - 1 AS number
+          FROM unnest(relay_release.pipelines, relay_release.successors) AS r (pipeline, successor)
+          WHERE r.successor IS NOT NULL) l
+    GROUP BY l.successor, l.number / names_per_notice;
+    RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION tide.relay_leave(text, text, uuid, text[], text[], double precision[]) IS
-    'Run by an owner right before it unlocks: since when it has been silent, and why it goes.';
+COMMENT ON FUNCTION tide.relay_release(text, text, uuid, text[], text[], double precision[], text[]) IS
+    'Run by an owner on the session that holds the locks: since when it has been silent and why it goes, unlock, tell successors.';
 
 CREATE FUNCTION tide.relay_taken() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -69,6 +89,8 @@ CREATE FUNCTION tide.relay_ready(
     relay_group text, agent text, pipelines text[], epochs bigint[], ready_ms double precision[]
 ) RETURNS TABLE (pipeline text, kind text, former text, gap_seconds double precision)
 LANGUAGE sql AS $$
+    -- A measurement, which does not wait for the disk.
+    SELECT set_config('synchronous_commit', 'off', true);
     WITH ready AS (
         SELECT o.name, o.epoch, o.left_by, o.left_kind,
                greatest(extract(epoch FROM clock_timestamp() - r.ready_ms * interval '1 millisecond' - o.left_at), 0)

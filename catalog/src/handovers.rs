@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{FromRow, PgConnection};
-use tide_model::{AgentName, Epoch, GroupName, HandoverKind, Incarnation, UnitName};
+use tide_model::{AgentName, Epoch, GroupName, HandoverKind, UnitName};
 
 use crate::{CatalogError, error::Doing, fleet::parse};
 
@@ -14,36 +14,10 @@ pub struct Departure {
     pub pipeline: UnitName,
     /// Why; none where nobody is to take over, which is no hand-over.
     pub kind: Option<HandoverKind>,
-    /// How long ago it fell silent.
+    /// Who is to take it, and hears of it at once.
+    pub to: Option<AgentName>,
+    /// How long ago the owner fell silent.
     pub quiet: Duration,
-}
-
-/// Stamps when an owner fell silent. On the session that holds the locks, before it unlocks: a
-/// successor that finds no stamp takes it for a crash.
-pub async fn handover_leave(
-    connection: &mut PgConnection,
-    group: &GroupName,
-    agent: &AgentName,
-    incarnation: Incarnation,
-    departures: &[Departure],
-) -> Result<(), CatalogError> {
-    let names: Vec<&str> = departures.iter().map(|d| d.pipeline.as_str()).collect();
-    let kinds: Vec<Option<&str>> = departures
-        .iter()
-        .map(|d| d.kind.map(HandoverKind::as_str))
-        .collect();
-    let quiet: Vec<f64> = departures.iter().map(|d| milliseconds(d.quiet)).collect();
-    sqlx::query("-- handover_leave\nSELECT tide.relay_leave($1, $2, $3, $4, $5, $6)")
-        .bind(group.as_str())
-        .bind(agent.as_str())
-        .bind(incarnation.0)
-        .bind(names)
-        .bind(kinds)
-        .bind(quiet)
-        .execute(connection)
-        .await
-        .map(drop)
-        .doing("leaving pipelines")
 }
 
 /// A new owner that can deliver.

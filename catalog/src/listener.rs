@@ -78,28 +78,6 @@ impl Listener {
     }
 }
 
-/// Wakes the agent that should take released pipelines, by name.
-pub async fn announce_released(
-    connection: &mut sqlx::PgConnection,
-    group: &GroupName,
-    to: &AgentName,
-    pipelines: &[UnitName],
-) -> Result<(), CatalogError> {
-    let names: Vec<&str> = pipelines.iter().map(UnitName::as_str).collect();
-    sqlx::query(
-        "-- announce_released\n\
-         SELECT pg_notify('tide_fleet',\n\
-             json_build_object('group', $1::text, 'released', $3::text[], 'to', $2::text)::text)",
-    )
-    .bind(group.as_str())
-    .bind(to.as_str())
-    .bind(names)
-    .execute(connection)
-    .await
-    .map(drop)
-    .doing("announcing a hand-over")
-}
-
 /// Asks a successor to make ready.
 pub async fn announce_prepare(
     connection: &mut sqlx::PgConnection,
@@ -127,7 +105,7 @@ async fn announce(
         to,
         pipelines,
     } = handshake;
-    for names in pipelines.chunks(RELEASED_PER_NOTICE) {
+    for names in pipelines.chunks(NAMES_PER_NOTICE) {
         let names: Vec<&str> = names.iter().map(UnitName::as_str).collect();
         sqlx::query(
             "-- announce_handshake\n\
@@ -148,7 +126,7 @@ async fn announce(
 }
 
 /// The longest list of names that fits a notification with room to spare (the limit is 8,000 bytes).
-pub const RELEASED_PER_NOTICE: usize = 40;
+const NAMES_PER_NOTICE: usize = 40;
 
 fn parse(channel: &str, payload: &str) -> Option<Notice> {
     match channel {

@@ -12,9 +12,11 @@
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use sqlx::{Connection, PgConnection};
-use tide_model::{AgentName, GroupName, UnitName};
+use tide_model::{AgentName, GroupName, HandoverKind, Incarnation, UnitName};
 
-use crate::{CatalogError, connection::Server, error::Doing};
+use crate::{
+    CatalogError, connection::Server, error::Doing, handovers::Departure, offsets::offsets_claim,
+};
 
 /// Where a session has ended up. After a failover the same address leads to another timeline;
 /// after a restore, to another system.
@@ -144,14 +146,7 @@ impl LockSession {
             return Ok(Attempt::default());
         }
         let names: Vec<&str> = wanted.iter().map(|name| name.as_str()).collect();
-        let outcomes: Vec<Option<bool>> = sqlx::query_scalar(
-            "-- try_lock\nSELECT locked FROM tide.try_locks($1, $2) ORDER BY position",
-        )
-        .bind(self.group.as_str())
-        .bind(names)
-        .fetch_all(&mut self.connection)
-        .await
-        .doing("locking pipelines")?;
+        let outcomes = self.try_locks(&names).await?;
         let with = |outcome: Option<bool>| {
             wanted
                 .iter()
@@ -166,6 +161,17 @@ impl LockSession {
         };
         self.held.extend(attempt.locked.iter().cloned());
         Ok(attempt)
+    }
+
+    async fn try_locks(&mut self, names: &[&str]) -> Result<Vec<Option<bool>>, CatalogError> {
+        sqlx::query_scalar(
+            "-- try_lock\nSELECT locked FROM tide.try_locks($1, $2) ORDER BY position",
+        )
+        .bind(self.group.as_str())
+        .bind(names)
+        .fetch_all(&mut self.connection)
+        .await
+        .doing("locking pipelines")
     }
 
     /// Releases pipelines; what it does not hold is left alone.
@@ -188,12 +194,74 @@ impl LockSession {
             self.held.remove(name);
         }
         if released.contains(&false) {
-            return Err(CatalogError::inconsistent(
-                "pg_locks",
-                "granted",
-                "a lock that we held is not ours",
-            ));
+            return Err(lost_lock());
         }
+        Ok(())
+    }
+
+    /// Gives pipelines away in one statement: stamps since when they have been silent, unlocks them,
+    /// and tells their successors by name. A successor that finds no stamp takes it for a crash.
+    /// Returns why there are none, if that is so; everything else is done all the same.
+    ///
+    /// What it does not hold is left alone.
+    pub async fn release(
+        &mut self,
+        agent: &AgentName,
+        incarnation: Incarnation,
+        departures: &[Departure],
+    ) -> Result<Option<String>, CatalogError> {
+        let held: Vec<&Departure> = departures
+            .iter()
+            .filter(|departure| self.held.contains(&departure.pipeline))
+            .collect();
+        let names: Vec<&str> = held.iter().map(|one| one.pipeline.as_str()).collect();
+        let kinds: Vec<Option<&str>> = held
+            .iter()
+            .map(|one| one.kind.map(HandoverKind::as_str))
+            .collect();
+        let quiet: Vec<f64> = held
+            .iter()
+            .map(|one| one.quiet.as_secs_f64() * 1e3)
+            .collect();
+        let successors: Vec<Option<&str>> = held
+            .iter()
+            .map(|one| one.to.as_ref().map(AgentName::as_str))
+            .collect();
+        let (all_held, unstamped): (bool, Option<String>) = sqlx::query_as(
+            "-- release\n\
+             SELECT all_held, unstamped FROM tide.relay_release($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(self.group.as_str())
+        .bind(agent.as_str())
+        .bind(incarnation.0)
+        .bind(names)
+        .bind(kinds)
+        .bind(quiet)
+        .bind(successors)
+        .fetch_one(&mut self.connection)
+        .await
+        .doing("releasing pipelines")?;
+        for departure in departures {
+            self.held.remove(&departure.pipeline);
+        }
+        if all_held {
+            Ok(unstamped)
+        } else {
+            Err(lost_lock())
+        }
+    }
+
+    /// Goes through all that an owner asks of this session, on no pipeline: it is quicker at it from
+    /// then on.
+    pub async fn rehearse(
+        &mut self,
+        agent: &AgentName,
+        incarnation: Incarnation,
+    ) -> Result<(), CatalogError> {
+        self.try_locks(&[]).await?;
+        let group = self.group.clone();
+        offsets_claim(&mut self.connection, &group, agent, incarnation, &[]).await?;
+        self.release(agent, incarnation, &[]).await?;
         Ok(())
     }
 
@@ -213,4 +281,8 @@ impl LockSession {
             .await
             .doing("closing the lock session")
     }
+}
+
+fn lost_lock() -> CatalogError {
+    CatalogError::inconsistent("pg_locks", "granted", "a lock that we held is not ours")
 }

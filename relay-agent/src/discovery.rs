@@ -9,6 +9,7 @@ use std::{
 use tide_catalog::{
     CatalogError, PgPool,
     fleet::{Lag, read_view},
+    messages::Source,
     pipelines::{StoredPipeline, pipeline_list, pipeline_reshard},
 };
 use tide_model::{
@@ -67,6 +68,16 @@ pub(crate) struct Runnable {
     /// How to run it, or what is wrong with it. A bad one is owned like any other: its owner says
     /// what is wrong, and nobody else suffers.
     pub(crate) spec: Result<PipelineSpec, SpecError>,
+}
+
+impl Runnable {
+    /// Where this unit of it reads.
+    pub(crate) fn source(&self, unit: &UnitName) -> Source {
+        Source {
+            relation: self.relation.clone(),
+            shard: unit.shard(),
+        }
+    }
 }
 
 /// Looks. `leaving` counts this agent out, so that everything it has is assigned to others.

@@ -21,6 +21,9 @@ use crate::metrics;
 
 /// One statement may take this long.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What was said first waits for so long: for others that are said with it, and because right after
+/// a hand-over those who read messages need the pool.
+const GATHERING: Duration = Duration::from_millis(100);
 /// So many are recorded in one statement at most.
 const AT_A_TIME: usize = 1_000;
 
@@ -92,6 +95,7 @@ impl Recorder {
                         None => return,
                     },
                 }
+                stop.run_until_cancelled(sleep(GATHERING)).await;
                 continue;
             }
             while ready.len() < AT_A_TIME {

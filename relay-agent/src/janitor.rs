@@ -30,6 +30,8 @@ use crate::{config::Housekeeping, metrics as names};
 
 /// Nobody waits for the janitor, so a hundred standbys may ask seldom.
 const LEASE: Duration = Duration::from_secs(15);
+/// An agent that has just started takes pipelines over, and is not to be kept from it.
+const SETTLING: Duration = Duration::from_secs(2);
 /// Messages that one statement looks at, and history that it deletes.
 const BATCH: u32 = 5_000;
 /// The first look at an outbox: in most rounds its oldest messages are still young, and then that
@@ -84,6 +86,9 @@ impl Janitor {
 
     /// Runs until the token is cancelled.
     pub(crate) async fn run(self, stop: CancellationToken) {
+        if stop.run_until_cancelled(sleep(SETTLING)).await.is_none() {
+            return;
+        }
         let stopped = async {
             stop.cancelled().await;
             self.election.stop();

@@ -53,14 +53,13 @@
 //!   given back.
 //! - **a hand-over cannot be stamped**: it is done all the same, and counted as a crash.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 use tide_catalog::{
     CatalogError,
     agents::{AgentRegistration, agent_register},
     connection::Server,
-    handovers::{Departure, handover_leave},
-    listener::{RELEASED_PER_NOTICE, announce_released},
+    handovers::Departure,
     lock_session::{Home, LockSession},
     offsets::{Claim, offsets_claim},
 };
@@ -156,6 +155,8 @@ pub(crate) async fn open(
         metrics_addr: identity.metrics_addr.clone(),
         weight: identity.weight,
     };
+    // Before others hear of us and hand over.
+    session.rehearse(&identity.name, incarnation).await?;
     agent_register(session.connection(), &registration).await?;
     let asked = Moment::now();
     session.ping().await?;
@@ -346,60 +347,23 @@ impl Task {
 
     async fn release(&mut self, releases: Vec<Release>) -> Result<(), CatalogError> {
         let patience = self.patience();
-        self.leave(&releases).await?;
-        let names: Vec<UnitName> = releases
-            .iter()
-            .map(|release| release.pipeline.clone())
-            .collect();
-        let asked = Moment::now();
-        answered(patience, self.session.unlock(&names)).await?;
-        self.extend(asked);
-        let mut successors: BTreeMap<AgentName, Vec<UnitName>> = BTreeMap::new();
-        for Release { pipeline, to, .. } in releases {
-            if let Some(to) = to {
-                successors.entry(to).or_default().push(pipeline);
-            }
-        }
-        for (to, names) in successors {
-            for names in names.chunks(RELEASED_PER_NOTICE) {
-                let announce =
-                    announce_released(self.session.connection(), &self.identity.group, &to, names);
-                answered(patience, announce).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Stamps since when the pipelines have been silent. A hand-over that cannot be measured is
-    /// done all the same.
-    async fn leave(&mut self, releases: &[Release]) -> Result<(), CatalogError> {
-        let patience = self.patience();
         let departures: Vec<Departure> = releases
-            .iter()
+            .into_iter()
             .map(|release| Departure {
-                pipeline: release.pipeline.clone(),
-                kind: release.kind,
                 quiet: release.quiet_since.elapsed(),
+                pipeline: release.pipeline,
+                kind: release.kind,
+                to: release.to,
             })
             .collect();
-        let leave = handover_leave(
-            self.session.connection(),
-            &self.identity.group,
-            &self.identity.name,
-            self.incarnation,
-            &departures,
-        );
-        match answered(patience, leave).await {
-            Err(error) if breaks_session(&error) => Err(error),
-            Err(error) => {
-                debug!(
-                    error = &error as &dyn std::error::Error,
-                    "could not stamp a hand-over"
-                );
-                Ok(())
-            }
-            Ok(()) => Ok(()),
+        let asked = Moment::now();
+        let Identity { name, .. } = &self.identity;
+        let release = self.session.release(name, self.incarnation, &departures);
+        if let Some(reason) = answered(patience, release).await? {
+            debug!(reason, "could not stamp a hand-over");
         }
+        self.extend(asked);
+        Ok(())
     }
 
     fn extend(&self, asked: Moment) {

@@ -20,6 +20,7 @@ use tide_sandbox::publisher::{PublishPlan, Publisher};
 use self::{
     arrivals::{Arrivals, SinkKind},
     report::Report,
+    scenes::Absence,
 };
 use crate::rig::{Rig, say};
 
@@ -35,8 +36,8 @@ pub struct Args {
     /// How many times an owner is cut off from PostgreSQL for longer than its lease.
     #[arg(long, default_value_t = 10, value_name = "N")]
     cuts: usize,
-    /// How many planned changes: stop and start, drain and undrain, move, in turn.
-    #[arg(long, default_value_t = 30, value_name = "N")]
+    /// How many planned changes of each kind: stop and come back, drain and undrain, move.
+    #[arg(long, default_value_t = 20, value_name = "N")]
     handovers: usize,
     /// Also kill agents that neither listen nor watch each other but look at this interval only,
     /// as peers do that share nothing but locks: seconds, or 500ms, 5m.
@@ -132,7 +133,9 @@ async fn measure(args: &Args, report: &mut Report) -> Result<()> {
         scenes::peers(&stage, interval, args.peer_crashes, report).await?;
     }
     if args.handovers > 0 {
-        scenes::handovers(&stage, args.handovers, report).await?;
+        scenes::absences(&stage, Absence::Stop, args.handovers, report).await?;
+        scenes::absences(&stage, Absence::Drain, args.handovers, report).await?;
+        scenes::moves(&stage, args.handovers, report).await?;
     }
     if args.freezes > 0 {
         scenes::freezes(&stage, args.freezes, report).await?;

@@ -17,6 +17,8 @@ use super::{
 
 /// Longest wait for a next owner beyond what the scene itself makes it wait for.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// What the design allows a planned change to cost.
+const HANDOVER: Target = Target::P99(50.0);
 /// A crash comes at any moment of the watcher's slice.
 const ANY_MOMENT: Duration = tide_catalog::agents::WATCH_SLICE;
 
@@ -121,61 +123,83 @@ pub(super) async fn cuts(stage: &Stage<'_>, count: usize, report: &mut Report) -
     crew.dismiss().await
 }
 
-/// Planned changes in turn: an agent that stops and comes back, a drain and its end, a move and
-/// its end. The gap is between the former owner's last delivery and the next owner's first.
-pub(super) async fn handovers(stage: &Stage<'_>, count: usize, report: &mut Report) -> Result<()> {
-    let title = "planned: the last delivery by one owner, to the first by the next";
-    report.begin(
-        "handovers",
-        title.to_owned(),
-        count,
-        Some(Target::P99(50.0)),
-    );
+/// Why an agent is to own nothing for a while.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Absence {
+    /// SIGTERM, and it comes back.
+    Stop,
+    /// A drain, and its end.
+    Drain,
+}
+
+/// Each agent in turn gives everything away, and gets its share again. The gap is between the former
+/// owner's last delivery and the next owner's first.
+pub(super) async fn absences(
+    stage: &Stage<'_>,
+    absence: Absence,
+    count: usize,
+    report: &mut Report,
+) -> Result<()> {
+    let (going, coming) = match absence {
+        Absence::Stop => (("stops", "an agent stops"), ("joins", "an agent joins")),
+        Absence::Drain => (
+            ("drains", "an agent is drained"),
+            ("undrains", "the drain is over"),
+        ),
+    };
+    let title = |what| format!("{what}: the last delivery by one owner, to the first by the next");
+    report.begin(going.0, title(going.1), count, Some(HANDOVER));
+    let mut returns = Vec::new();
     let mut crew = stage.crew(Cabling::Straight, stage.flags()).await?;
-    let others = stage.args.agents - 1;
     for turn in 0..count {
         crew.all_even().await?;
-        let subject = crew.in_turn(turn / 3);
-        let before = crew.owners().await?;
-        let from = OffsetDateTime::now_utc();
-        let mut gaps = Vec::new();
-        match turn % 3 {
-            0 => {
-                crew.process(&subject)?.terminate()?;
-                crew.even(others).await?;
-                gaps.extend(stage.changes(&before, &crew, from).await?);
-                let before = crew.owners().await?;
-                let from = OffsetDateTime::now_utc();
-                crew.restart(&subject).await?;
-                crew.all_even().await?;
-                gaps.extend(stage.changes(&before, &crew, from).await?);
-            }
-            1 => {
-                stage.drain(&subject).await?;
-                crew.even(others).await?;
-                gaps.extend(stage.changes(&before, &crew, from).await?);
-                let before = crew.owners().await?;
-                let from = OffsetDateTime::now_utc();
-                stage.undrain(&subject).await?;
-                crew.all_even().await?;
-                gaps.extend(stage.changes(&before, &crew, from).await?);
-            }
-            _ => {
-                let (pipeline, owner) = before.first_key_value().context("nothing is owned")?;
-                let to = (0..stage.args.agents).map(|turn| crew.in_turn(turn));
-                let to = to.into_iter().find(|agent| *agent != owner.agent);
-                let to = to.context("nobody else is there")?;
-                stage.place(pipeline, &to).await?;
-                let epoch = owner.epoch;
-                let change = stage
-                    .arrivals
-                    .change(pipeline, epoch, from, PATIENCE)
-                    .await?;
-                gaps.extend(change.last.map(|last| milliseconds(change.first - last)));
-                stage.displace().await?;
-            }
+        at_any_moment(ANY_MOMENT).await;
+        let subject = crew.in_turn(turn);
+        let (before, from) = (crew.owners().await?, OffsetDateTime::now_utc());
+        match absence {
+            Absence::Stop => crew.process(&subject)?.terminate()?,
+            Absence::Drain => stage.drain(&subject).await?,
         }
+        crew.even(stage.args.agents - 1).await?;
+        report.add(stage.changes(&before, &crew, from).await?);
+        let (before, from) = (crew.owners().await?, OffsetDateTime::now_utc());
+        match absence {
+            Absence::Stop => crew.restart(&subject).await?,
+            Absence::Drain => stage.undrain(&subject).await?,
+        }
+        crew.all_even().await?;
+        returns.push(stage.changes(&before, &crew, from).await?);
+    }
+    report.begin(coming.0, title(coming.1), count, Some(HANDOVER));
+    for gaps in returns {
         report.add(gaps);
+    }
+    crew.dismiss().await
+}
+
+/// A pipeline is moved, and its preference ended. The gap is as above.
+pub(super) async fn moves(stage: &Stage<'_>, count: usize, report: &mut Report) -> Result<()> {
+    let title = "a pipeline is moved: the last delivery by one owner, to the first by the next";
+    report.begin("moves", title.to_owned(), count, Some(HANDOVER));
+    let crew = stage.crew(Cabling::Straight, stage.flags()).await?;
+    for turn in 0..count {
+        crew.all_even().await?;
+        let (before, from) = (crew.owners().await?, OffsetDateTime::now_utc());
+        let (pipeline, owner) = before
+            .iter()
+            .nth(turn % before.len().max(1))
+            .context("nothing is owned")?;
+        let mut agents = (0..stage.args.agents).map(|turn| crew.in_turn(turn));
+        let to = agents.find(|agent| *agent != owner.agent);
+        stage
+            .place(pipeline, &to.context("nobody else is there")?)
+            .await?;
+        let change = stage
+            .arrivals
+            .change(pipeline, owner.epoch, from, PATIENCE)
+            .await?;
+        report.add(change.last.map(|last| milliseconds(change.first - last)));
+        stage.displace().await?;
     }
     crew.all_even().await?;
     crew.dismiss().await

@@ -11,7 +11,7 @@ use super::{Answer, Coordinator, Leaving};
 use crate::{
     locks::Release,
     ownership::PREPARATION,
-    preparation::{self, Request},
+    preparation::{self, Known, Request},
 };
 
 impl Coordinator {
@@ -65,8 +65,13 @@ impl Coordinator {
             .pipelines
             .iter()
             .filter_map(|name| {
-                let spec = self.specs.get(name)?.spec.as_ref().ok()?;
-                Some((name.clone(), spec.sink.clone()))
+                let runnable = self.specs.get(name)?;
+                let spec = runnable.spec.as_ref().ok()?;
+                let known = Known {
+                    source: runnable.source(name),
+                    sink: spec.sink.clone(),
+                };
+                Some((name.clone(), known))
             })
             .collect();
         self.prepare(Request::Offered(handshake, known));

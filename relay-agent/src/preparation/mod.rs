@@ -3,7 +3,8 @@
 //! ```text
 //! owner                                  successor
 //!   │ ── prepare: these, for you ──────────▶ │ connects, asks brokers for a producer id, …
-//!   │    (goes on delivering)                │ keeps the sink on the shelf
+//!   │    (goes on delivering)                │ keeps the sink on the shelf, and goes through
+//!   │                                        │ the statements that it will need
 //!   │ ◀───────────────────────── ready ───── │
 //!   │ finishes its batch, unlocks ─────────▶ │ claims; the worker takes the sink from the shelf
 //! ```
@@ -15,6 +16,7 @@
 //! **When this fails** nothing is lost but time: the owner waits for a while only, and a worker
 //! that finds nothing on the shelf opens its sink itself and says what is wrong.
 
+mod rehearsal;
 mod shelf;
 
 use std::{
@@ -27,6 +29,7 @@ use metrics::gauge;
 use tide_catalog::{
     CatalogError, PgPool,
     listener::{Handshake, announce_prepare, announce_ready},
+    messages::Source,
 };
 use tide_model::{SinkSpec, UnitName};
 use tokio::{
@@ -44,10 +47,17 @@ use crate::{metrics as names, sink::Open};
 /// What is asked of the preparer.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// An owner is about to hand over; the sinks are those of the pipelines that we know.
-    Offered(Handshake, BTreeMap<UnitName, SinkSpec>),
+    /// An owner is about to hand over these, of which we know some.
+    Offered(Handshake, BTreeMap<UnitName, Known>),
     /// Be ready for these from now on, and for no others.
     Standby(Standby),
+}
+
+/// What a pipeline that is about to come needs.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) source: Source,
+    pub(crate) sink: SinkSpec,
 }
 
 /// Pipelines that may come without having been announced.
@@ -104,8 +114,8 @@ impl Preparer {
                 _ = tidy.tick() => None,
             };
             match request {
-                Some(Request::Offered(handshake, specs)) => {
-                    tasks.spawn(bench.clone().offered(self.pool.clone(), handshake, specs));
+                Some(Request::Offered(handshake, known)) => {
+                    tasks.spawn(bench.clone().offered(self.pool.clone(), handshake, known));
                 }
                 Some(Request::Standby(wanted)) if wanted == standby => {}
                 Some(Request::Standby(wanted)) => {
@@ -123,13 +133,16 @@ impl Preparer {
 impl Workbench {
     /// Makes ready what an owner announced, and says so. What could not be made ready will not be
     /// any readier if the owner waits.
-    async fn offered(
-        self,
-        pool: PgPool,
-        handshake: Handshake,
-        specs: BTreeMap<UnitName, SinkSpec>,
-    ) {
-        self.make_all(specs, Reason::Offered).await;
+    async fn offered(self, pool: PgPool, handshake: Handshake, known: BTreeMap<UnitName, Known>) {
+        let sources = known.values().map(|known| known.source.clone()).collect();
+        let sinks = known.into_iter().map(|(name, known)| (name, known.sink));
+        let rehearsal = rehearsal::rehearse(&pool, &handshake.group, sources);
+        let ready = async {
+            tokio::join!(self.make_all(sinks.collect(), Reason::Offered), rehearsal);
+        };
+        if timeout(PATIENCE, ready).await.is_err() {
+            debug!("not everything that is to come could be made ready in time");
+        }
         let answer = Handshake {
             from: handshake.to,
             to: handshake.from,

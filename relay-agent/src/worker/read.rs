@@ -47,10 +47,7 @@ impl Reader {
         Self {
             pool: services.pool.clone(),
             wakeups: services.wakeups.clone(),
-            source: Source {
-                relation: runnable.relation.clone(),
-                shard: claim.pipeline.shard(),
-            },
+            source: runnable.source(&claim.pipeline),
             outbox: runnable.outbox.as_str().into(),
             limits: PageLimits {
                 messages: spec.batch_size,
