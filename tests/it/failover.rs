@@ -7,6 +7,7 @@ use serde_json::json;
 use tide_sandbox::{
     history::Accounts,
     http::{Behaviour, Receiver},
+    kafka::{MockKafka, Topic},
     postgres::Mode,
 };
 use tide_tests::{Fleet, FleetOptions, Network, by_hand::publish, fleet::owners, proof};
@@ -113,6 +114,12 @@ async fn in_the_middle_of_a_page(options: FleetOptions) -> Result<(Fleet, Arc<Re
         .await?;
     fleet.wait_until_running().await?;
     fleet.start_agent("relay-2").await?;
+    publish_400(&mut fleet).await?;
+    fleet.wait_for_deliveries("slow", 5).await?;
+    Ok((fleet, receiver))
+}
+
+async fn publish_400(fleet: &mut Fleet) -> Result<()> {
     let mut connection = fleet.connection().await?;
     sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
     for number in 0..400 {
@@ -120,9 +127,7 @@ async fn in_the_middle_of_a_page(options: FleetOptions) -> Result<(Fleet, Arc<Re
         publish(&mut connection, &entry).await?;
     }
     sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
-    drop(connection);
-    fleet.wait_for_deliveries("slow", 5).await?;
-    Ok((fleet, receiver))
+    Ok(())
 }
 
 #[tokio::test]
@@ -178,6 +183,53 @@ async fn a_thawed_agent_writes_no_file_behind_its_successor() -> Result<()> {
         let stale: usize = account.tally.stale_epochs.values().sum();
         ensure!(stale <= 20, "{accounts}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_thawed_agent_takes_back_what_its_kafka_client_has_not_sent() -> Result<()> {
+    // GIVEN an owner in the middle of a page of 400 messages, all of them queued in its Kafka client,
+    // which sends them one by one; and another agent that owns nothing
+    let mut fleet = Fleet::start(FleetOptions {
+        agents: 1,
+        network: Network::Proxied,
+        lease: LEASE,
+        ..FleetOptions::default()
+    })
+    .await?;
+    let kafka = MockKafka::start(&[Topic::new("slow", 1)])?;
+    kafka.delay(Duration::from_millis(20))?;
+    fleet.add_kafka_pipeline("slow", "events", &kafka).await?;
+    let one_by_one =
+        json!({"batch.num.messages": "1", "max.in.flight.requests.per.connection": "1"});
+    fleet
+        .reconfigure("slow", json!({"properties": one_by_one}))
+        .await?;
+    fleet.wait_until_running().await?;
+    fleet.start_agent("relay-2").await?;
+    publish_400(&mut fleet).await?;
+    fleet.wait_for_deliveries("slow", 5).await?;
+    // WHEN it is frozen for longer than its lease, and goes on after another has taken over, with
+    // only its own clock to stop it
+    let orphans = fleet.freeze("relay-1").await?;
+    fleet.network("relay-1").cut();
+    taken_over(&fleet, &orphans, "relay-1").await?;
+    let before = fleet.deliveries("slow")?.len();
+    fleet.wait_for_deliveries("slow", before + 5).await?;
+    let was = fleet.view().await?.pipelines[0].last_change_id;
+    fleet.agent("relay-1").thaw()?;
+    fleet.wait_for_deliveries("slow", before + 60).await?;
+    fleet.network("relay-1").heal();
+    fleet.agent("relay-1").log("lock session lost").await?;
+    kafka.delay(Duration::ZERO)?;
+    // THEN no position goes back, and of the former owner comes what was on the wire, and perhaps
+    // what the client's own thread sent before the agent's had its turn
+    let is = fleet.view().await?.pipelines[0].last_change_id;
+    ensure!(was <= is, "{was} {is}");
+    let accounts = fleet.settle_and_check().await?;
+    proof::clean(&accounts)?;
+    let stale: usize = accounts.totals().stale_epochs.values().sum();
+    ensure!(stale <= 10, "{accounts}");
     Ok(())
 }
 
