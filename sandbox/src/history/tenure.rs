@@ -28,7 +28,8 @@ pub(super) struct Excuse {
     pub(super) surprised: bool,
 }
 
-/// Every tenure of every pipeline.
+/// Every tenure of every pipeline, and of every shard of one. Epochs are drawn from one sequence, so
+/// one names its shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tenures(HashMap<String, BTreeMap<i64, Tenure>>);
 
@@ -63,7 +64,14 @@ impl Tenures {
     }
 
     fn get(&self, pipeline: &str, epoch: i64) -> Option<&Tenure> {
-        self.0.get(pipeline)?.get(&epoch)
+        let is_part = |unit: &str| {
+            unit.strip_prefix(pipeline)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
+        };
+        self.0
+            .iter()
+            .filter(|(unit, _)| is_part(unit))
+            .find_map(|(_, tenures)| tenures.get(&epoch))
     }
 
     /// The disturbances that fell into a tenure.
@@ -143,6 +151,31 @@ mod tests {
         assert_eq!((first.from, first.until), (second(1), Some(second(5))));
         assert_eq!(tenures.get("p", 2).unwrap().until, None);
         assert_eq!(tenures.count(), 2);
+    }
+
+    #[test]
+    fn a_shard_s_tenure_is_one_of_its_pipeline() {
+        let shard = |claim: PositionChange, unit: &str| PositionChange {
+            pipeline: unit.to_owned(),
+            ..claim
+        };
+        let gone = PositionChange {
+            after: None,
+            ..shard(claim(4, "a", 1), "p#1/2")
+        };
+        let tenures = Tenures::of(&[
+            shard(claim(1, "a", 1), "p#1/2"),
+            shard(claim(1, "b", 2), "p#2/2"),
+            gone,
+            shard(claim(5, "b", 3), "p#1/3"),
+            shard(claim(5, "c", 4), "p2"),
+        ]);
+        assert_eq!(tenures.get("p", 2).unwrap().owner, "b");
+        assert_eq!(tenures.get("p", 4), None, "another pipeline");
+        let why = |epoch| tenures.excuse(&[crash("a", 4, 4)], "p", Some(epoch)).why;
+        assert_eq!(why(1), Explanation::Because(Cause::Crash));
+        assert_eq!(why(2), Explanation::Unexplained, "the other shard's");
+        assert_eq!(why(3), Explanation::Unexplained, "the next layout's");
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub(super) struct Known {
     pub(super) plan: PipelinePlan,
     /// The largest batch that it was ever allowed.
     pub(super) largest_batch: usize,
+    /// Whether it ever had several owners at a time.
+    pub(super) sharded: bool,
     pub(super) deleted: bool,
 }
 
@@ -204,6 +206,7 @@ impl<'a> Run<'a> {
                 pipeline,
                 batch_size,
             } => self.change(pipeline, *batch_size).await?,
+            Operation::Reshard { pipeline, shards } => self.reshard(pipeline, *shards).await?,
             Operation::Disable { pipeline } => {
                 pipeline_disable(&mut *self.fleet.connection().await?, pipeline).await?;
             }

@@ -113,6 +113,8 @@ pub enum Operation {
     Add { pipeline: PipelinePlan },
     /// Changes a pipeline's configuration.
     Change { pipeline: String, batch_size: usize },
+    /// Splits a pipeline into so many shards, or joins it again.
+    Reshard { pipeline: String, shards: u16 },
     /// Stops a pipeline.
     Disable { pipeline: String },
     /// Lets it go on.

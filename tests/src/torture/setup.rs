@@ -56,6 +56,7 @@ impl Run<'_> {
             plan: plan.clone(),
             // The default, for a moment, where the configuration was given in two steps.
             largest_batch: *batch_size,
+            sharded: false,
             deleted: false,
         };
         self.pipelines.insert(name.clone(), known);
@@ -71,12 +72,21 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Gives a pipeline another number of shards.
+    pub(super) async fn reshard(&mut self, pipeline: &str, shards: u16) -> Result<()> {
+        // Before the first of them can deliver.
+        self.known(pipeline).sharded = true;
+        let change = json!({"shards": shards});
+        self.fleet.reconfigure(pipeline, change).await
+    }
+
     /// What every pipeline has delivered.
     pub(super) fn streams(&self) -> Result<Vec<Stream>> {
         let stream = |(name, known): (&String, &Known)| {
             let Known {
                 plan,
                 largest_batch,
+                sharded,
                 deleted,
             } = known;
             let by_request = matches!(plan.sink, SinkKind::Webhook | SinkKind::WebhookBatch);
@@ -84,6 +94,7 @@ impl Run<'_> {
             Ok(Stream {
                 arrivals: match plan.sink {
                     SinkKind::PartitionedTopic => Arrivals::InOrderPerKey,
+                    _ if *sharded => Arrivals::InOrderPerKey,
                     _ => Arrivals::InOrder,
                 },
                 end: if *deleted { End::Open } else { End::Complete },

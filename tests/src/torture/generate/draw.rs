@@ -14,7 +14,7 @@ const BRIEF: (u64, u64) = (100, 1_200);
 type Draw = fn(&mut Generator) -> Option<()>;
 
 /// Kinds of operation and how often each is tried, relative to the others.
-const KINDS: [(u32, Draw); 23] = [
+const KINDS: [(u32, Draw); 24] = [
     (6, crash),
     (4, freeze),
     (4, freeze_unheard),
@@ -31,6 +31,7 @@ const KINDS: [(u32, Draw); 23] = [
     (2, kill_control_plane),
     (2, add),
     (3, change),
+    (4, reshard),
     (3, disable),
     (1, replace),
     (5, answer_late),
@@ -334,6 +335,17 @@ fn change(generator: &mut Generator) -> Option<()> {
             batch_size,
         },
     );
+    Some(())
+}
+
+/// Each shard of a file has a file of its own, which the next layout does not write any more: there
+/// is no order of arrival to judge.
+fn reshard(generator: &mut Generator) -> Option<()> {
+    let now = generator.now;
+    let index = generator.pipeline(|one| one.free_at <= now && one.plan.sink != SinkKind::File)?;
+    let shards = generator.random.random_range(1..=4);
+    let pipeline = generator.pipelines[index].plan.name.clone();
+    generator.then(0, Operation::Reshard { pipeline, shards });
     Some(())
 }
 
