@@ -89,8 +89,6 @@ CREATE FUNCTION tide.relay_ready(
     relay_group text, agent text, pipelines text[], epochs bigint[], ready_ms double precision[]
 ) RETURNS TABLE (pipeline text, kind text, former text, gap_seconds double precision)
 LANGUAGE sql AS $$
-    -- A measurement, which does not wait for the disk.
-    SELECT set_config('synchronous_commit', 'off', true);
     WITH ready AS (
         SELECT o.name, o.epoch, o.left_by, o.left_kind,
                greatest(extract(epoch FROM clock_timestamp() - r.ready_ms * interval '1 millisecond' - o.left_at), 0)

@@ -74,8 +74,6 @@ pub async fn agent_beat(
     sqlx::query(
         "-- agent_beat\n\
          UPDATE tide.agents SET owned = $4, acknowledged_generation = $5, last_seen_at = now()\n\
-         -- Said again within seconds: no reason to wait for the disk.\n\
-         FROM (SELECT set_config('synchronous_commit', 'off', true)) AS relaxed\n\
          WHERE relay_group_id = $1 AND name = $2 AND incarnation = $3",
     )
     .bind(group.as_str())

@@ -119,8 +119,7 @@ pub struct StateChange {
     pub reason: Option<String>,
 }
 
-/// Stores what pipelines are doing; those that are fenced are left as they are. A report, which does
-/// not wait for the disk: a crash of the server ends what it tells of.
+/// Stores what pipelines are doing; those that are fenced are left as they are.
 pub async fn offsets_set_state(
     connection: &mut PgConnection,
     group: &GroupName,
@@ -138,7 +137,6 @@ pub async fn offsets_set_state(
              state = a.state, state_reason = a.reason\n\
          FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[]) AS a (name, epoch, state, reason)\n\
               JOIN locked USING (name)\n\
-              CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) AS relaxed\n\
          WHERE o.relay_group_id = $1 AND o.name = a.name AND o.epoch = a.epoch",
     )
     .bind(group.as_str())

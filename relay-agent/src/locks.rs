@@ -38,8 +38,8 @@
 //! - **the server's lock table is full**: what is locked stays locked, the rest is named in the log
 //!   and asked for again later, see [`crate::crowding`].
 //! - **the server has no connection left, starts up, or refuses us**: said once per reason, with what
-//!   helps; tried again with growing delays. An agent that is only starting waits for room, too, and
-//!   gives up on everything else.
+//!   helps; tried again with growing delays. An agent that is only starting waits for room, too, and for a
+//!   server that goes away while it does; it gives up on everything else.
 //! - **the address leads to a standby**: refused, because a standby's advisory locks are its own.
 //! - **the address leads to another timeline or system**: said, and the pool's sessions are closed.
 //!   Positions are always read again with a claim. One that was not replicated costs a repetition;

@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use tide_sandbox::{
     files::FileReader,
-    postgres::{Postgres, PostgresOptions},
+    postgres::{Mode, Postgres, PostgresOptions},
     wait::eventually,
 };
 use tide_tests::{
@@ -164,6 +164,30 @@ async fn a_server_without_room_for_another_session_is_waited_for() -> Result<()>
     fleet.wait_until_running().await?;
     fleet.publish_more(20).await?;
     proof::clean(&fleet.settle_and_check().await?)
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_while_an_agent_starts_is_waited_for() -> Result<()> {
+    // GIVEN an agent that is starting, far from its server
+    let options = FleetOptions {
+        network: Network::Proxied,
+        ..FleetOptions::agents(0)
+    };
+    let mut fleet = Fleet::start(options).await?;
+    fleet.launch("relay-1").await?;
+    fleet.network("relay-1").delay(Duration::from_millis(100));
+    let there =
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'tide-agent/%'";
+    fleet
+        .wait_for_sql("the agent's first session", there)
+        .await?;
+    // WHEN the server restarts
+    fleet.restart_postgres(Mode::Fast).await?;
+    // THEN the agent says that it waits, and starts
+    fleet.agent("relay-1").log("waiting for PostgreSQL").await?;
+    fleet.network("relay-1").delay(Duration::ZERO);
+    fleet.agent("relay-1").log("agent started").await?;
+    Ok(())
 }
 
 #[tokio::test]

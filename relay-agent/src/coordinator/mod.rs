@@ -104,9 +104,12 @@ struct Session {
     commands: mpsc::Sender<Command>,
 }
 
-/// Waits for a server that has no room for another session at the moment, and says so once.
+/// Waits for a server that has no room for another session at the moment, or that answered before
+/// and went away, and says so once.
 pub(crate) struct Patience {
     said: bool,
+    /// It has answered: what it is called and who we are there is right.
+    reached: bool,
     backoff: Backoff,
 }
 
@@ -114,19 +117,30 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             said: false,
+            reached: false,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
         }
     }
 }
 
 impl Patience {
+    /// With a server that has answered before.
+    pub(crate) fn reached() -> Self {
+        Self {
+            reached: true,
+            ..Self::default()
+        }
+    }
+
     /// Waits a little after an error that will pass; any other is given back.
     pub(crate) async fn bear(
         &mut self,
         error: CatalogError,
         soft: &CancellationToken,
     ) -> Result<(), CatalogError> {
-        if !error.is_busy() {
+        self.reached |= matches!(error, CatalogError::Database { .. });
+        let passes = error.is_busy() || (self.reached && error.is_transient());
+        if !passes {
             return Err(error);
         }
         if !self.said {
@@ -200,7 +214,7 @@ impl Coordinator {
     pub(crate) async fn start(parts: Parts) -> Result<Self, StartError> {
         let config = &parts.config;
         let deadline = Instant::now() + config.lease + Duration::from_secs(2);
-        let mut patience = Patience::default();
+        let mut patience = Patience::reached();
         let first = loop {
             match locks::open(&config.server, &parts.identity, config.lease).await {
                 Ok(first) => break first,
