@@ -172,7 +172,7 @@ mod tests {
             ),
             (
                 json!({"sink_type": "kafak"}),
-                "key \"sink_type\" is \"kafak\" (one of: stdout, file, webhook, kafka, null)",
+                "key \"sink_type\" is \"kafak\" (one of: stdout, file, webhook, kafka, nats, redis, rabbitmq, null)",
             ),
             (
                 json!({"sink_type": "file", "pth": "/x"}),

@@ -1,7 +1,10 @@
 //! Where messages go: validated settings of each sink, no clients.
 
+mod brokers;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+pub use self::brokers::{Login, NatsLogin, NatsSpec, RabbitmqSpec, RedisSpec};
 use crate::{Shard, SpecError, fields::Fields};
 
 /// Settings of one sink.
@@ -36,6 +39,12 @@ pub enum SinkSpec {
         /// Further librdkafka properties; values may hold `${env:NAME}` and `${file:PATH}`.
         properties: BTreeMap<String, String>,
     },
+    /// NATS `JetStream`.
+    Nats(NatsSpec),
+    /// Redis Streams.
+    Redis(RedisSpec),
+    /// `RabbitMQ`, by AMQP 0-9-1.
+    Rabbitmq(RabbitmqSpec),
     /// Counts and discards.
     Null,
 }
@@ -78,6 +87,9 @@ impl SinkSpec {
             File,
             Webhook,
             Kafka,
+            Nats,
+            Redis,
+            Rabbitmq,
             Null,
         }
         let kind = fields
@@ -88,6 +100,9 @@ impl SinkSpec {
                     ("file", Kind::File),
                     ("webhook", Kind::Webhook),
                     ("kafka", Kind::Kafka),
+                    ("nats", Kind::Nats),
+                    ("redis", Kind::Redis),
+                    ("rabbitmq", Kind::Rabbitmq),
                     ("null", Kind::Null),
                 ],
             )?
@@ -98,6 +113,9 @@ impl SinkSpec {
         Ok(match kind {
             Kind::Stdout => Self::Stdout,
             Kind::Null => Self::Null,
+            Kind::Nats => Self::Nats(NatsSpec::parse(fields)?),
+            Kind::Redis => Self::Redis(RedisSpec::parse(fields)?),
+            Kind::Rabbitmq => Self::Rabbitmq(RabbitmqSpec::parse(fields)?),
             Kind::File => {
                 let path =
                     PathBuf::from(fields.required_text("path", "/var/lib/tide/events.jsonl")?);
@@ -150,6 +168,9 @@ impl SinkSpec {
             Self::File { .. } => "file",
             Self::Webhook { .. } => "webhook",
             Self::Kafka { .. } => "kafka",
+            Self::Nats(_) => "nats",
+            Self::Redis(_) => "redis",
+            Self::Rabbitmq(_) => "rabbitmq",
             Self::Null => "null",
         }
     }
