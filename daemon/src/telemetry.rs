@@ -2,7 +2,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `TIDE_LOG` | what is logged, as `info` or `info,tide_catalog=debug`; default `info` |
+//! | `TIDE_LOG` | what is logged, as `info` or `info,tide_catalog=debug`; default `info`, of brokers' clients nothing |
 //! | `OTEL_EXPORTER_OTLP_ENDPOINT` | the collector's gRPC endpoint; nothing is exported without it |
 //!
 //! The other `OTEL_…` variables of the OpenTelemetry SDK work as documented there.
@@ -21,7 +21,10 @@ use tracing_subscriber::{
 
 const LOG_VARIABLE: &str = "TIDE_LOG";
 const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-const DEFAULT_FILTER: &str = "info";
+/// What brokers' clients have to say is said by the sinks, as the state of a pipeline.
+const DEFAULT_FILTER: &str = "info,async_nats=off,lapin=off";
+/// Logs whole messages, as warnings: never, whatever the filter says.
+const TELLS_PAYLOADS: &str = "lapin::returned_messages=off";
 /// An unreachable collector must not keep a process from ending.
 const FLUSH_WITHIN: Duration = Duration::from_secs(3);
 /// What the exporter itself is made of: exporting its spans would make more of them.
@@ -145,12 +148,16 @@ fn tracer_provider(service: &'static str) -> Result<SdkTracerProvider, Telemetry
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::builder()
+    let parsed = EnvFilter::builder()
         .parse(filter)
         .map_err(|error| TelemetryError::Filter {
             filter: filter.to_owned(),
             why: error.to_string(),
-        })
+        })?;
+    let silence = TELLS_PAYLOADS
+        .parse()
+        .expect("it is a constant, and tested");
+    Ok(parsed.add_directive(silence))
 }
 
 fn is_exporter(target: &str) -> bool {
@@ -178,6 +185,20 @@ mod tests {
             "{error}"
         );
         assert!(parse_filter("warn,tide_catalog=debug").is_ok());
+    }
+
+    #[test]
+    fn whatever_is_asked_for_no_payload_is_logged() {
+        for filter in [
+            "trace",
+            "lapin=trace",
+            "lapin::returned_messages=warn",
+            DEFAULT_FILTER,
+        ] {
+            let filter = parse_filter(filter).unwrap().to_string();
+            assert!(filter.contains(TELLS_PAYLOADS), "{filter}");
+            assert!(!filter.contains("returned_messages=warn"), "{filter}");
+        }
     }
 
     #[test]
