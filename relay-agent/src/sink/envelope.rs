@@ -104,6 +104,19 @@ pub(super) fn own_headers(context: &Context) -> Vec<(&'static str, String)> {
     headers
 }
 
+/// Everything that a broker's own headers carry, as text: the event's id, the publisher's headers
+/// and ours. What is no text goes as JSON; what is null does not go.
+pub(super) fn text_headers(context: &Context, message: &Message) -> Vec<(String, String)> {
+    let event = ("tide-event-id".to_owned(), message.event_id.to_string());
+    let merged = merged(&message.headers, own_headers(context));
+    let others = merged.into_iter().filter_map(|(name, value)| match value {
+        Value::String(text) => Some((name, text)),
+        Value::Null => None,
+        other => Some((name, other.to_string())),
+    });
+    std::iter::once(event).chain(others).collect()
+}
+
 /// A publisher's headers with ours, as an object.
 pub(super) fn merged(headers: &str, own: Vec<(&'static str, String)>) -> Map<String, Value> {
     // The catalog admits objects only.

@@ -4,7 +4,11 @@ mod envelope;
 mod error;
 mod file;
 mod kafka;
+mod lanes;
+mod nats;
 mod null;
+mod rabbitmq;
+mod redis;
 mod secret;
 mod stdout;
 mod webhook;
@@ -16,7 +20,10 @@ use std::{
 };
 
 use tide_catalog::messages::Message;
-use tide_model::{Epoch, GroupName, SinkSpec, UnitName};
+use tide_model::{
+    Epoch, GroupName, SinkSpec, UnitName,
+    sink_spec::{NatsSpec, RabbitmqSpec, RedisSpec},
+};
 use tokio::sync::watch;
 
 pub(crate) use self::error::SinkError;
@@ -123,11 +130,15 @@ pub(crate) enum Open {
     File(file::Settings),
     Webhook(webhook::Settings),
     Kafka(kafka::Settings),
+    Nats(NatsSpec),
+    Redis(RedisSpec),
+    Rabbitmq(RabbitmqSpec),
     Null(()),
 }
 
 pub(crate) use self::{
-    file::FileSink, kafka::KafkaSink, null::NullSink, stdout::StdoutSink, webhook::WebhookSink,
+    file::FileSink, kafka::KafkaSink, nats::NatsSink, null::NullSink, rabbitmq::RabbitmqSink,
+    redis::RedisSink, stdout::StdoutSink, webhook::WebhookSink,
 };
 
 impl From<&SinkSpec> for Open {
@@ -157,6 +168,9 @@ impl From<&SinkSpec> for Open {
                 timeout,
                 properties,
             }),
+            SinkSpec::Nats(spec) => Self::Nats(spec),
+            SinkSpec::Redis(spec) => Self::Redis(spec),
+            SinkSpec::Rabbitmq(spec) => Self::Rabbitmq(spec),
             SinkSpec::Null => Self::Null(()),
         }
     }
@@ -176,6 +190,9 @@ impl Open {
             Self::File(settings) => boxed::<FileSink>(settings).await,
             Self::Webhook(settings) => boxed::<WebhookSink>(settings).await,
             Self::Kafka(settings) => boxed::<KafkaSink>(settings).await,
+            Self::Nats(settings) => boxed::<NatsSink>(settings).await,
+            Self::Redis(settings) => boxed::<RedisSink>(settings).await,
+            Self::Rabbitmq(settings) => boxed::<RabbitmqSink>(settings).await,
             Self::Null(settings) => boxed::<NullSink>(settings).await,
         }
     }

@@ -41,8 +41,8 @@ use crate::{
     ownership::WorkerEnd,
     preparation::Shelf,
     sink::{
-        Batch, Context, FileSink, KafkaSink, NullSink, Open, Progress, Sink, SinkError, StdoutSink,
-        WebhookSink,
+        Batch, Context, FileSink, KafkaSink, NatsSink, NullSink, Open, Progress, RabbitmqSink,
+        RedisSink, Sink, SinkError, StdoutSink, WebhookSink,
     },
     trust::{Revoked, Trust},
     wakeup::{Idle, WakeupHandle},
@@ -155,6 +155,15 @@ async fn run_valid(
         }
         Open::Kafka(settings) => {
             run_with::<KafkaSink>(settings, sink, &context, services, reader, status_ref).await
+        }
+        Open::Nats(settings) => {
+            run_with::<NatsSink>(settings, sink, &context, services, reader, status_ref).await
+        }
+        Open::Redis(settings) => {
+            run_with::<RedisSink>(settings, sink, &context, services, reader, status_ref).await
+        }
+        Open::Rabbitmq(settings) => {
+            run_with::<RabbitmqSink>(settings, sink, &context, services, reader, status_ref).await
         }
         Open::Null(settings) => {
             run_with::<NullSink>(settings, sink, &context, services, reader, status_ref).await

@@ -1,0 +1,53 @@
+//! What an error of Redis means.
+
+use redis::{ErrorKind, RedisError};
+
+use super::SinkError;
+
+/// Judges a connection that was not made.
+pub(super) fn unconnected(error: &RedisError, url: &str) -> SinkError {
+    let reason = format!("{url}: {}", words(error));
+    match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
+            SinkError::misconfigured(format!("{reason}; check username and password"))
+        }
+        (ErrorKind::InvalidClientConfig, _) => SinkError::misconfigured(reason),
+        // Such as a database that does not exist.
+        (ErrorKind::UnexpectedReturnType | ErrorKind::Client, _) | (_, Some("ERR" | "NOPERM")) => {
+            SinkError::misconfigured(reason)
+        }
+        _ => SinkError::transient(reason),
+    }
+}
+
+/// Judges a chunk that was not appended.
+pub(super) fn refused(error: &RedisError, stream: &str) -> SinkError {
+    let reason = words(error);
+    match error.code() {
+        Some("WRONGTYPE") => SinkError::misconfigured(format!(
+            "key {stream} is no stream: {reason}; name another \"stream\", or remove the key"
+        )),
+        Some("NOAUTH" | "WRONGPASS") => {
+            SinkError::misconfigured(format!("{reason}; check username and password"))
+        }
+        Some("NOPERM") => SinkError::misconfigured(format!(
+            "{reason}; allow this user +evalsha +eval +xadd +type +time +del +pexpire and the \
+             commands of sorted sets, on keys {stream} and tide:*"
+        )),
+        Some("MOVED" | "ASK" | "CROSSSLOT") => SinkError::misconfigured(format!(
+            "{reason}; the sink talks to one server: name the one that has the key, or a proxy"
+        )),
+        Some("READONLY") => SinkError::transient(format!(
+            "{reason}; name the primary in \"url\" if this lasts"
+        )),
+        _ => SinkError::transient(reason),
+    }
+}
+
+/// What the server or the system said.
+fn words(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
+}
