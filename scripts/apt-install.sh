@@ -25,7 +25,11 @@ rm -f "$log"
 if command -v systemctl >/dev/null; then
     for package in "$@"; do
         case $package in
-        postgresql | pgbouncer | prometheus) systemctl disable --quiet "$package" ;;
+        postgresql | pgbouncer | prometheus | nats-server | redis-server)
+            systemctl disable --quiet "$package"
+            ;;
+        # The name service of Erlang comes with it.
+        rabbitmq-server) systemctl disable --quiet rabbitmq-server epmd.service epmd.socket ;;
         esac
     done
 fi

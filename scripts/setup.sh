@@ -40,6 +40,10 @@ has_postgres() {
 # pgbouncer lives in /usr/sbin, which is not in everybody's PATH.
 has_pgbouncer() { has pgbouncer || [[ -x /usr/sbin/pgbouncer ]]; }
 
+# So does nats-server. The tests start RabbitMQ itself, not the wrapper that wants to be another user.
+has_nats() { [[ -x /usr/sbin/nats-server ]]; }
+has_rabbitmq() { [[ -x /usr/lib/rabbitmq/bin/rabbitmq-server && -x /usr/bin/epmd ]]; }
+
 # Prints the first Python that can make the virtual environment.
 find_python() {
     local python
@@ -66,6 +70,9 @@ want_for_demo() {
 
 want_for_test() {
     want pgbouncer has_pgbouncer
+    want nats-server has_nats
+    want redis-server test -x /usr/bin/redis-server
+    want rabbitmq-server has_rabbitmq
     want prometheus has promtool
     want shellcheck has shellcheck
     want systemd has systemd-analyze
