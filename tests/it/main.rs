@@ -17,5 +17,6 @@ mod scale;
 mod seeds;
 mod sessions;
 mod shards;
+mod sinks;
 mod torture;
 mod tour;
