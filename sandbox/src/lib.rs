@@ -15,7 +15,7 @@
 //! | [`proxy`] | the network between an agent and its server: cut, heal, reset, delay |
 //! | [`process`], [`binaries`] | programs under test: freeze, thaw, kill, wait, read the log |
 //! | [`kafka`] | mock brokers, in this process or their own; a reader of topics |
-//! | [`brokers`] | NATS, Redis and `RabbitMQ`: real servers; restart, freeze, read back |
+//! | [`brokers`] | NATS, Redis and RabbitMQ: real servers; restart, freeze, read back |
 //! | [`http`] | an endpoint that records requests and answers as scripted |
 //! | [`files`] | a reader of what a file sink wrote |
 //! | [`envelope`] | what a delivery is, whatever sink it came to |

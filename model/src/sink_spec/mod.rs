@@ -39,11 +39,11 @@ pub enum SinkSpec {
         /// Further librdkafka properties; values may hold `${env:NAME}` and `${file:PATH}`.
         properties: BTreeMap<String, String>,
     },
-    /// NATS `JetStream`.
+    /// NATS JetStream.
     Nats(NatsSpec),
     /// Redis Streams.
     Redis(RedisSpec),
-    /// `RabbitMQ`, by AMQP 0-9-1.
+    /// RabbitMQ, by AMQP 0-9-1.
     Rabbitmq(RabbitmqSpec),
     /// Counts and discards.
     Null,

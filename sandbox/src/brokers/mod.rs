@@ -1,4 +1,4 @@
-//! Real message brokers, thrown away afterwards: NATS with `JetStream`, Redis, `RabbitMQ`.
+//! Real message brokers, thrown away afterwards: NATS with JetStream, Redis, RabbitMQ.
 //!
 //! Each runs on ports of its own, keeps its data over [`Broker::restart`], and reads back what it
 //! got as [`Delivery`](crate::envelope::Delivery)s, after checking that the broker's own headers
@@ -30,7 +30,7 @@ pub use self::{
     redis::{Redis, RedisOptions},
 };
 
-/// How long one may take to answer; `RabbitMQ` takes some seconds even on an idle machine.
+/// How long one may take to answer; RabbitMQ takes some seconds even on an idle machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The process of a broker, and how to start it again. Dropping it kills it.

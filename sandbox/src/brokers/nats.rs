@@ -1,4 +1,4 @@
-//! NATS with `JetStream`.
+//! NATS with JetStream.
 
 use std::time::Duration;
 
@@ -41,9 +41,9 @@ impl Nats {
             format!("authorization {{ user: \"{user}\", password: \"{password}\" }}\n")
         });
         let settings = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?} }}\n{users}{more}\n",
+            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{store}\" }}\n{users}{more}\n",
             port = port.number(),
-            store = directory.join("store"),
+            store = directory.join("store").display(),
         );
         let settings = write(directory.join("nats.conf"), &settings)?;
         let broker = Broker::start(

@@ -1,4 +1,4 @@
-//! `RabbitMQ`, and the name service of its own that every Erlang node needs.
+//! RabbitMQ, and the name service of its own that every Erlang node needs.
 
 use std::{collections::BTreeMap, time::Duration};
 

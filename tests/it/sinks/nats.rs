@@ -1,4 +1,4 @@
-//! NATS `JetStream`, against nats-server.
+//! NATS JetStream, against nats-server.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};

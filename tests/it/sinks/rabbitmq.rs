@@ -1,4 +1,4 @@
-//! `RabbitMQ`, against rabbitmq-server. It takes seconds to start, so one serves several facts.
+//! RabbitMQ, against rabbitmq-server. It takes seconds to start, so one serves several facts.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};

@@ -33,7 +33,7 @@ impl fmt::Debug for Login {
     }
 }
 
-/// A stream of NATS `JetStream`.
+/// A stream of NATS JetStream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsSpec {
     /// `nats://host:port` or `tls://host:port`; at least one.
@@ -84,7 +84,7 @@ pub struct RedisSpec {
     pub timeout: Duration,
 }
 
-/// An exchange or a queue of `RabbitMQ`.
+/// An exchange or a queue of RabbitMQ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RabbitmqSpec {
     /// `amqp://host:port/vhost` or `amqps://…`.

@@ -91,13 +91,11 @@ where
         }
         batch.progress.reached(lanes.prefix());
     }
-    match failures.pop_first() {
-        Some((index, error)) => Err(error.after(index)),
-        None => {
-            ahead.0.clear();
-            Ok(())
-        }
+    if let Some((index, error)) = failures.pop_first() {
+        return Err(error.after(index));
     }
+    ahead.0.clear();
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! NATS `JetStream`: every message is acknowledged by the stream that stores it, and carries an id by
+//! NATS JetStream: every message is acknowledged by the stream that stores it, and carries an id by
 //! which the stream drops what it has already.
 //!
 //! One stream may fail a message and store its successor, so of each key one message is on the

@@ -1,7 +1,7 @@
-//! `RabbitMQ` by AMQP 0-9-1: persistent, mandatory, confirmed.
+//! RabbitMQ by AMQP 0-9-1: persistent, mandatory, confirmed.
 //!
 //! A queue may refuse a message and take its successor, so of each key one message is on the wire
-//! at a time (see [`lanes`]). `RabbitMQ` knows no duplicates: consumers have the `message_id`.
+//! at a time (see [`lanes`]). RabbitMQ knows no duplicates: consumers have the `message_id`.
 
 mod connection;
 mod judge;
