@@ -45,9 +45,9 @@ pub(super) trait Bench: Sized {
         bail!("{} has no server", Self::KIND)
     }
 
-    /// Prepares to refuse the second of four messages, which is larger than so many bytes, and
-    /// returns a word of the reason.
-    async fn refuse_larger(&mut self, _place: &str, _bytes: usize) -> Result<&'static str> {
+    /// Prepares to refuse the message of this index, which is larger than so many bytes, and returns
+    /// a word of the reason.
+    async fn refuse_larger(&mut self, _: &str, _bytes: usize, _: usize) -> Result<&'static str> {
         bail!("{} refuses nothing", Self::KIND)
     }
 }

@@ -47,7 +47,7 @@ impl Bench for NatsBench {
         Ok(self.0.broker().process().thaw()?)
     }
 
-    async fn refuse_larger(&mut self, place: &str, bytes: usize) -> Result<&'static str> {
+    async fn refuse_larger(&mut self, place: &str, bytes: usize, _: usize) -> Result<&'static str> {
         self.0.create_stream_with(place, bytes as i32).await?;
         Ok("max_msg_size")
     }

@@ -45,7 +45,7 @@ impl Bench for RabbitmqBench {
         Ok(self.0.broker().process().thaw()?)
     }
 
-    async fn refuse_larger(&mut self, place: &str, bytes: usize) -> Result<&'static str> {
+    async fn refuse_larger(&mut self, place: &str, bytes: usize, _: usize) -> Result<&'static str> {
         ensure!(bytes == 1_100_000, "the broker takes another size");
         self.create(place).await?;
         Ok("max size 1100000")

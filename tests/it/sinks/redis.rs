@@ -56,7 +56,7 @@ impl Bench for RedisBench {
         Ok(self.0.broker().process().thaw()?)
     }
 
-    async fn refuse_larger(&mut self, _: &str, bytes: usize) -> Result<&'static str> {
+    async fn refuse_larger(&mut self, _: &str, bytes: usize, _: usize) -> Result<&'static str> {
         ensure!(bytes > 1 << 20, "the server takes as much");
         Ok("proto-max-bulk-len, 1048576")
     }

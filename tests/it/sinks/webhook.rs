@@ -58,9 +58,9 @@ impl Bench for WebhookBench {
         Ok(())
     }
 
-    async fn refuse_larger(&mut self, place: &str, _: usize) -> Result<&'static str> {
-        self.0
-            .script(&path(place), [200, 413].map(Behaviour::Respond));
+    async fn refuse_larger(&mut self, place: &str, _: usize, index: usize) -> Result<&'static str> {
+        let answers = std::iter::repeat_n(200, index).chain([413]);
+        self.0.script(&path(place), answers.map(Behaviour::Respond));
         Ok("HTTP 413")
     }
 }
