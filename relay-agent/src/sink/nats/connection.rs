@@ -7,7 +7,7 @@ use async_nats::{
     jetstream::{self, context::ContextBuilder},
 };
 use tide_model::sink_spec::{NatsLogin, NatsSpec};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{CONNECT, SinkError, judge, lanes};
 use crate::sink::secret;
@@ -31,7 +31,13 @@ impl Connection {
     pub(super) async fn open(spec: &NatsSpec) -> Result<Self, SinkError> {
         let mut outcome = Err(SinkError::misconfigured("url: names no server"));
         for server in &spec.servers {
-            outcome = Self::open_at(server, spec).await;
+            outcome = timeout(CONNECT, Self::open_at(server, spec))
+                .await
+                .unwrap_or_else(|_| {
+                    Err(SinkError::transient(format!(
+                        "{server}: no connection within {CONNECT:?}"
+                    )))
+                });
             if outcome.is_ok() {
                 break;
             }

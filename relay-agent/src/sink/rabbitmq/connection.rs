@@ -1,14 +1,27 @@
-//! A connection with one channel that confirms.
+//! A connection with one channel that confirms, and which is really gone when it is dropped.
+//!
+//! The client serves every connection in a thread of its own, which goes on without us: it writes
+//! what was queued, and waits for a handshake for as long as the other side is silent. So we keep
+//! a hold on the socket and shut it.
+
+use std::{
+    io,
+    net::{Shutdown, TcpStream},
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use lapin::{
-    Channel, Connection as Client, ConnectionProperties,
+    AsyncTcpStream, Channel, Connection as Client, ConnectionProperties,
     options::ConfirmSelectOptions,
+    runtime::default_runtime,
+    tcp::{AMQPUriTcpExt as _, OwnedTLSConfig},
     uri::{AMQPUri, AMQPUserInfo},
 };
 use tide_model::sink_spec::RabbitmqSpec;
 use tokio::time::timeout;
 
-use super::{CONNECT, SinkError, judge, secret};
+use super::{CLOSE, CONNECT, SinkError, judge, secret};
 
 /// Seconds without a word from the other side after which it is taken for dead.
 const HEARTBEAT: u16 = 10;
@@ -16,6 +29,7 @@ const HEARTBEAT: u16 = 10;
 pub(super) struct Connection {
     client: Client,
     channel: Channel,
+    _socket: Socket,
 }
 
 impl Connection {
@@ -34,15 +48,40 @@ impl Connection {
         // Does not connect again by itself: what was on the wire would have to be sent again, in
         // order, which is the worker's affair.
         let properties = ConnectionProperties::default().with_connection_name("tide-agent".into());
-        let client = Client::connect_uri(address(spec)?, properties)
-            .await
-            .map_err(unconnected)?;
+        let socket = Socket::default();
+        let hold = Arc::clone(&socket.0);
+        let client = Client::connector(
+            address(spec)?,
+            default_runtime().map_err(unconnected)?,
+            async move |uri: AMQPUri, runtime| {
+                let tls = OwnedTLSConfig::default();
+                let connected = uri.connect_with_config_async(tls.as_ref(), &runtime);
+                let stream = timeout(CONNECT, connected)
+                    .await
+                    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                let held = match &stream {
+                    AsyncTcpStream::Plain(stream) => keep(&hold, stream.get_ref().as_fd()),
+                    AsyncTcpStream::Rustls(stream) => {
+                        keep(&hold, stream.get_ref().0.get_ref().as_fd())
+                    }
+                    _ => Err(io::Error::other("neither plain nor rustls")),
+                };
+                held.map(|()| stream).map_err(Into::into)
+            },
+            properties,
+        )
+        .await
+        .map_err(unconnected)?;
         let channel = client.create_channel().await.map_err(unconnected)?;
         channel
             .confirm_select(ConfirmSelectOptions::default())
             .await
             .map_err(unconnected)?;
-        Ok(Self { client, channel })
+        Ok(Self {
+            client,
+            channel,
+            _socket: socket,
+        })
     }
 
     pub(super) fn channel(&self) -> &Channel {
@@ -57,6 +96,45 @@ impl Connection {
     pub(super) fn is_blocked(&self) -> bool {
         self.client.status().blocked()
     }
+
+    /// Takes leave of the broker, which would log a warning otherwise; not for long.
+    pub(super) async fn close(self) {
+        drop(timeout(CLOSE, self.client.close(200, "closed".into())).await);
+    }
+}
+
+/// A hold on the client's socket: dropping it ends the connection at once.
+#[derive(Default)]
+struct Socket(Arc<Mutex<Hold>>);
+
+/// What there is to shut.
+#[derive(Default)]
+enum Hold {
+    /// Nothing yet.
+    #[default]
+    Connecting,
+    Connected(TcpStream),
+    /// Whoever wanted the connection is gone.
+    Abandoned,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let mut hold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Hold::Connected(socket) = std::mem::replace(&mut *hold, Hold::Abandoned) {
+            // An error means that it is down already.
+            drop(socket.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+fn keep(hold: &Mutex<Hold>, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut hold = hold.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(*hold, Hold::Abandoned) {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    *hold = Hold::Connected(TcpStream::from(socket.try_clone_to_owned()?));
+    Ok(())
 }
 
 fn address(spec: &RabbitmqSpec) -> Result<AMQPUri, SinkError> {

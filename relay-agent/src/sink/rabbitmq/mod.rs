@@ -29,6 +29,9 @@ pub(crate) struct RabbitmqSink {
 /// A connection must be made within this, whatever a batch may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// Taking leave may take so long.
+const CLOSE: Duration = Duration::from_millis(500);
+
 impl Sink for RabbitmqSink {
     const KIND: &'static str = "rabbitmq";
     type Settings = RabbitmqSpec;
@@ -65,6 +68,12 @@ impl Sink for RabbitmqSink {
             self.connection = Some(connection);
         }
         outcome
+    }
+
+    async fn close(self) {
+        if let Some(connection) = self.connection {
+            connection.close().await;
+        }
     }
 }
 
