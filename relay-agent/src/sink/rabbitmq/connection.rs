@@ -160,7 +160,36 @@ fn address(spec: &RabbitmqSpec) -> Result<AMQPUri, SinkError> {
 mod tests {
     use std::time::Duration;
 
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_handshake_that_is_given_up_ends_on_the_wire_too() {
+        // A broker that listens, and is frozen.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let spec = RabbitmqSpec {
+            url: format!("amqp://{}", listener.local_addr().unwrap()),
+            exchange: String::new(),
+            routing_key: "q".to_owned(),
+            login: None,
+            timeout: Duration::from_secs(1),
+        };
+        let mut heading = [0; 8];
+        let mut accepted = tokio::select! {
+            biased;
+            _ = Connection::open(&spec) => panic!("nobody has answered"),
+            accepted = async {
+                let (mut accepted, _) = listener.accept().await.unwrap();
+                accepted.read_exact(&mut heading).await.unwrap();
+                accepted
+            } => accepted,
+        };
+        assert_eq!(heading, *b"AMQP\0\0\x09\x01");
+        // The attempt is dropped now.
+        let ended = timeout(Duration::from_secs(30), accepted.read(&mut heading)).await;
+        assert_eq!(ended.expect("the connection is still there").unwrap(), 0);
+    }
 
     #[test]
     fn a_url_names_the_virtual_host() {
