@@ -71,6 +71,7 @@ want_for_demo() {
 want_for_test() {
     want pgbouncer has_pgbouncer
     want nats-server has_nats
+    want openssl has openssl
     want redis-server test -x /usr/bin/redis-server
     want rabbitmq-server has_rabbitmq
     want prometheus has promtool

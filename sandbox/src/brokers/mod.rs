@@ -1,6 +1,6 @@
 //! Real message brokers, thrown away afterwards: NATS with JetStream, Redis, RabbitMQ.
 //!
-//! Each runs on ports of its own, keeps its data over [`Broker::restart`], and reads back what it
+//! Each runs on ports of its own, keeps its data over a restart, and reads back what it
 //! got as [`Delivery`](crate::envelope::Delivery)s, after checking that the broker's own headers
 //! say the same as the envelope.
 

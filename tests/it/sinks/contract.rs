@@ -293,6 +293,32 @@ pub(super) async fn logs_in<B: Bench>(bench: &mut B, login: Value) -> Result<()>
     proof::exactly_once(&settle(&mut fleet, bench, "denied", None).await?)
 }
 
+/// Nothing goes to a server whose certificate nobody vouches for, and everything once somebody does.
+pub(super) async fn delivers_only_to_whom_it_trusts<B: Bench>(
+    bench: &mut B,
+    url: &str,
+    certificate: &str,
+) -> Result<()> {
+    // GIVEN an agent that knows nothing of the certificate
+    let mut fleet = with_agents(1).await?;
+    bench.create("sealed").await?;
+    add(&mut fleet, bench, "sealed", json!({"url": url})).await?;
+    publish_over(&mut fleet, 5, 2).await?;
+    // THEN it does not deliver
+    let row = fleet
+        .wait_for_state("sealed", PipelineState::Misconfigured)
+        .await?;
+    let reason = row.state_reason.unwrap_or_default();
+    ensure!(reason.contains("SSL_CERT_FILE"), "{reason}");
+    fleet.stop_agents().await?;
+    // GIVEN one that trusts it THEN everything arrives
+    let mut spec = fleet.spec("relay-2");
+    let trusted = ("SSL_CERT_FILE".to_owned(), certificate.to_owned());
+    spec.env.push(trusted);
+    fleet.start_as(spec).await?;
+    proof::exactly_once(&settle(&mut fleet, bench, "sealed", None).await?)
+}
+
 /// Two pipelines, `first` and `second`, deliver ten messages each to the same place.
 pub(super) async fn two_pipelines_into_one_place<B: Bench>(
     bench: &mut B,

@@ -9,6 +9,7 @@
 //! | the sink is killed in mid-batch and comes back | | x | x | x | x | x |
 //! | the agent stops in time though the sink is frozen | | x | x | x | x | x |
 //! | a place that is missing is named, and heals | x | x | | x | x | x |
+//! | over TLS, to whom it trusts | | | | x | x | x |
 //!
 //! A file has neither a server that could end nor an opinion about messages. The mock Kafka broker
 //! makes topics when asked for them, and takes messages of any size.
@@ -20,4 +21,5 @@ mod kafka;
 mod nats;
 mod rabbitmq;
 mod redis;
+mod tls;
 mod webhook;

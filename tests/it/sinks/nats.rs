@@ -6,7 +6,7 @@ use tide_sandbox::{brokers::Nats, envelope::Delivery, leftovers::Scratch};
 
 use super::{bench::Bench, contract};
 
-struct NatsBench(Nats);
+pub(super) struct NatsBench(pub(super) Nats);
 
 impl Bench for NatsBench {
     const KIND: &'static str = "nats";

@@ -6,7 +6,7 @@ use tide_sandbox::{brokers::RabbitMq, envelope::Delivery, leftovers::Scratch};
 
 use super::{bench::Bench, contract};
 
-struct RabbitmqBench(RabbitMq);
+pub(super) struct RabbitmqBench(pub(super) RabbitMq);
 
 impl Bench for RabbitmqBench {
     const KIND: &'static str = "rabbitmq";

@@ -10,7 +10,7 @@ use tide_sandbox::{
 
 use super::{bench::Bench, contract};
 
-struct RedisBench(Redis);
+pub(super) struct RedisBench(pub(super) Redis);
 
 impl Bench for RedisBench {
     const KIND: &'static str = "redis";

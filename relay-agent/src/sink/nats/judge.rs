@@ -1,6 +1,6 @@
 //! What an error of NATS means.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, io};
 
 use async_nats::{
     ConnectError, ConnectErrorKind,
@@ -31,6 +31,13 @@ pub(super) fn unconnected(error: &ConnectError, server: &str) -> SinkError {
             "{server}: {}; SSL_CERT_FILE names the certificates that are trusted",
             root(error)
         )),
+        // Certificates that are not trusted are reported as data that makes no sense.
+        ConnectErrorKind::Io if server.starts_with("tls") && is_invalid(error) => {
+            SinkError::misconfigured(format!(
+                "{server}: {}; SSL_CERT_FILE names the certificates that are trusted",
+                root(error)
+            ))
+        }
         _ => SinkError::transient(format!("{server}: no connection: {}", root(error))),
     }
 }
@@ -97,6 +104,10 @@ fn not_enabled() -> SinkError {
     SinkError::misconfigured(
         "JetStream is not enabled for this account; start the server with -js, or enable it in its configuration",
     )
+}
+
+fn is_invalid(error: &ConnectError) -> bool {
+    cause::<io::Error>(error).is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
 }
 
 /// The innermost cause of a type.

@@ -59,14 +59,14 @@ impl Connection {
                 let stream = timeout(CONNECT, connected)
                     .await
                     .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-                let held = match &stream {
+                let kept = match &stream {
                     AsyncTcpStream::Plain(stream) => keep(&hold, stream.get_ref().as_fd()),
                     AsyncTcpStream::Rustls(stream) => {
                         keep(&hold, stream.get_ref().0.get_ref().as_fd())
                     }
                     _ => Err(io::Error::other("neither plain nor rustls")),
                 };
-                held.map(|()| stream).map_err(Into::into)
+                kept.map(|()| stream).map_err(Into::into)
             },
             properties,
         )

@@ -1,5 +1,7 @@
 //! What an error of Redis means.
 
+use std::{error::Error, io, sync::Arc};
+
 use redis::{ErrorKind, RedisError};
 
 use super::SinkError;
@@ -12,6 +14,12 @@ pub(super) fn unconnected(error: &RedisError, url: &str) -> SinkError {
             SinkError::misconfigured(format!("{reason}; check username and password"))
         }
         (ErrorKind::InvalidClientConfig, _) => SinkError::misconfigured(reason),
+        // What comes before TLS is settled is about TLS.
+        (ErrorKind::Io, _) if url.starts_with("rediss") && is_invalid(error) => {
+            SinkError::misconfigured(format!(
+                "{reason}; SSL_CERT_FILE names the certificates that are trusted"
+            ))
+        }
         // Such as a database that does not exist.
         (ErrorKind::UnexpectedReturnType | ErrorKind::Client, _) | (_, Some("ERR" | "NOPERM")) => {
             SinkError::misconfigured(reason)
@@ -42,6 +50,15 @@ pub(super) fn refused(error: &RedisError, stream: &str) -> SinkError {
         )),
         _ => SinkError::transient(reason),
     }
+}
+
+fn is_invalid(error: &RedisError) -> bool {
+    // The client shares its causes, and an `Arc` hides what it holds from a walk along them.
+    error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<Arc<dyn Error + Send + Sync>>())
+        .and_then(|cause| cause.downcast_ref::<io::Error>())
+        .is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
 }
 
 /// What the server or the system said.
