@@ -181,6 +181,33 @@ impl CatalogError {
         }
     }
 
+    /// What was to be written breaks a rule of the table that it was to be written to: a type, a
+    /// constraint, a limit, a trigger. Another row may be welcome.
+    pub fn is_bad_data(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Database { source, .. } => {
+                sqlstate(source).is_some_and(|code| matches!(&code[..2], "22" | "23" | "54" | "P0"))
+            }
+            _ => false,
+        }
+    }
+
+    /// The server takes no writes at the moment: a standby, or one that was set to read only.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if sqlstate(source).as_deref() == Some("25006"))
+    }
+
+    /// There is no such table.
+    pub fn is_missing_relation(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if sqlstate(source).as_deref() == Some("42P01"))
+    }
+
+    /// Somebody else's lock was waited for long enough.
+    pub fn is_locked_out(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if sqlstate(source).as_deref() == Some("55P03"))
+    }
+
     /// Whether the server only has no room for another session at the moment, or is not up yet.
     pub fn is_busy(&self) -> bool {
         match self {

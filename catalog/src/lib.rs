@@ -19,6 +19,7 @@ pub mod dead_letters;
 pub mod error;
 pub mod fleet;
 pub mod handovers;
+pub mod inboxes;
 pub mod intent;
 pub mod janitor;
 pub mod leader;

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::{FromRow, PgConnection, types::Json};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 use tide_model::{
     AgentName, Cursor, Epoch, GroupName, Incarnation, Origin, Pass, PipelineState, UnitName,
 };
@@ -52,6 +52,13 @@ pub async fn offsets_claim(
     rows.into_iter().map(TryInto::try_into).collect()
 }
 
+/// What storing a position changes, of row `o`, from the columns of `a`.
+pub(crate) const SET_POSITION: &str = "\
+    SET last_change_id = a.high, snapshot = a.seen::pg_snapshot,\n\
+        pass_snapshot = a.pass_target::pg_snapshot, pass_position = a.pass_at, floor_id = a.settled,\n\
+        origins = CASE WHEN a.catching_up THEN o.origins END,\n\
+        system_identifier = (SELECT c.system_identifier FROM pg_control_system() c), updated_at = now()";
+
 /// A position to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advance {
@@ -70,36 +77,39 @@ pub async fn offsets_advance(
     group: &GroupName,
     advances: &[Advance],
 ) -> Result<BTreeSet<UnitName>, CatalogError> {
-    let accepted: Vec<String> = sqlx::query_scalar(
+    let sql = format!(
         "-- offsets_advance\n\
          WITH locked AS MATERIALIZED (\n\
              SELECT x.name FROM tide.relay_consumer_offsets x\n\
              WHERE x.relay_group_id = $1 AND x.name = ANY ($2::text[])\n\
              ORDER BY x.name COLLATE \"C\" FOR NO KEY UPDATE\n\
          )\n\
-         UPDATE tide.relay_consumer_offsets o\n\
-         SET last_change_id = a.high, snapshot = a.seen::pg_snapshot,\n\
-             pass_snapshot = a.pass_target::pg_snapshot, pass_position = a.pass_at, floor_id = a.settled,\n\
-             origins = CASE WHEN a.catching_up THEN o.origins END,\n\
-             system_identifier = (SELECT c.system_identifier FROM pg_control_system() c), updated_at = now()\n\
+         UPDATE tide.relay_consumer_offsets o {SET_POSITION}\n\
          FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::boolean[])\n\
               AS a (name, epoch, high, seen, pass_target, pass_at, settled, catching_up)\n\
               JOIN locked USING (name)\n\
          WHERE o.relay_group_id = $1 AND o.name = a.name AND o.epoch = a.epoch AND o.last_change_id <= a.high\n\
-         RETURNING o.name",
-    )
-    .bind(group.as_str())
-    .bind(column(advances, |a| a.pipeline.to_string()))
-    .bind(column(advances, |a| a.epoch.0))
-    .bind(column(advances, |a| a.cursor.high))
-    .bind(column(advances, |a| a.cursor.snapshot.as_ref().map(ToString::to_string)))
-    .bind(column(advances, |a| a.cursor.pass.as_ref().map(|pass| pass.target.to_string())))
-    .bind(column(advances, |a| a.cursor.pass.as_ref().map(|pass| pass.position)))
-    .bind(column(advances, |a| a.cursor.floor))
-    .bind(column(advances, |a| !a.cursor.origins.is_empty()))
-    .fetch_all(connection)
-    .await
-    .doing("storing positions")?;
+         RETURNING o.name"
+    );
+    let accepted: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(group.as_str())
+        .bind(column(advances, |a| a.pipeline.to_string()))
+        .bind(column(advances, |a| a.epoch.0))
+        .bind(column(advances, |a| a.cursor.high))
+        .bind(column(advances, |a| {
+            a.cursor.snapshot.as_ref().map(ToString::to_string)
+        }))
+        .bind(column(advances, |a| {
+            a.cursor.pass.as_ref().map(|pass| pass.target.to_string())
+        }))
+        .bind(column(advances, |a| {
+            a.cursor.pass.as_ref().map(|pass| pass.position)
+        }))
+        .bind(column(advances, |a| a.cursor.floor))
+        .bind(column(advances, |a| !a.cursor.origins.is_empty()))
+        .fetch_all(connection)
+        .await
+        .doing("storing positions")?;
     accepted
         .iter()
         .map(|name| parse("relay_consumer_offsets", "name", name))

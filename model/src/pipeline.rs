@@ -172,7 +172,7 @@ mod tests {
             ),
             (
                 json!({"sink_type": "kafak"}),
-                "key \"sink_type\" is \"kafak\" (one of: stdout, file, webhook, kafka, nats, redis, rabbitmq, null)",
+                "key \"sink_type\" is \"kafak\" (one of: stdout, file, webhook, kafka, nats, redis, rabbitmq, pg-inbox, null)",
             ),
             (
                 json!({"sink_type": "file", "pth": "/x"}),
@@ -201,6 +201,22 @@ mod tests {
             (
                 json!({"sink_type": "webhook", "url": "ftp://x"}),
                 "key \"url\" is \"ftp://x\" (an http:// or https:// URL)",
+            ),
+            (
+                json!({"sink_type": "pg-inbox"}),
+                "key \"inbox\" is missing (for example \"inbox\": \"orders\")",
+            ),
+            (
+                json!({"sink_type": "pg-inbox", "inbox": "o", "postgres_url": "postgres://u:geheim@h/d"}),
+                "key \"postgres_url\" holds a password in plain text (write it as ${env:NAME} or ${file:PATH})",
+            ),
+            (
+                json!({"sink_type": "pg-inbox", "inbox": "o", "postgres_url": "postgres://u@h/d?a=b&password=geheim"}),
+                "key \"postgres_url\" holds a password in plain text (write it as ${env:NAME} or ${file:PATH})",
+            ),
+            (
+                json!({"sink_type": "pg-inbox", "inbox": "o", "postgres_url": "h/geheim"}),
+                "key \"postgres_url\" is no PostgreSQL URL (postgres://USER:${env:PASSWORD}@HOST:PORT/DATABASE, or ${env:NAME} for all of it)",
             ),
             (
                 json!({"sink_type": "null", "start": "now"}),

@@ -3,6 +3,7 @@
 //! ```text
 //! every agent ──▶ election ──▶ one of them, every interval:
 //!                               outbox by outbox: look at a page, delete, rest as long, next page
+//!                               inbox by inbox: what was processed long ago, batch by batch
 //!                               holds, operations, events: batch by batch
 //! ```
 //!
@@ -17,6 +18,7 @@ use metrics::{counter, gauge};
 use tide_catalog::{
     CatalogError, PgConnection, PgPool,
     connection::Server,
+    inboxes::{inbox_names, inbox_sweep},
     janitor::{History, history_purge, outbox_names, outbox_sweep},
     leader::{LeaderConfig, LeaderElection, LeaderRole},
 };
@@ -136,6 +138,16 @@ impl Janitor {
                 }
             }
         }
+        for inbox in answer(inbox_names(&mut connection)).await? {
+            match self.sweep_inbox(&mut connection, &inbox, epoch).await {
+                Ok(()) => {}
+                Err(Interrupted::Deposed) => return Err(Interrupted::Deposed),
+                Err(error) => {
+                    result = Err(error);
+                    connection = self.server.connect().await?;
+                }
+            }
+        }
         for history in History::ALL {
             self.purge(&mut connection, history, epoch).await?;
         }
@@ -171,6 +183,33 @@ impl Janitor {
             );
         } else {
             debug!(outbox, "nothing to delete");
+        }
+        Ok(())
+    }
+
+    async fn sweep_inbox(
+        &self,
+        connection: &mut PgConnection,
+        inbox: &str,
+        epoch: Epoch,
+    ) -> Result<(), Interrupted> {
+        let mut deleted = 0;
+        loop {
+            let began = Instant::now();
+            let purged = fenced(answer(inbox_sweep(connection, inbox, epoch, BATCH)).await)?;
+            deleted += purged;
+            counter!(names::JANITOR_INBOX_DELETED, "inbox" => inbox.to_owned()).increment(purged);
+            if purged < u64::from(BATCH) {
+                break;
+            }
+            self.still_leads()?;
+            rest(began).await;
+        }
+        if deleted > 0 {
+            info!(
+                inbox,
+                deleted, "deleted processed messages past their retention"
+            );
         }
         Ok(())
     }

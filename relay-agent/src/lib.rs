@@ -10,7 +10,8 @@
 //!
 //! Data flows one way; the circle closes in PostgreSQL, never in a callback. An agent uses six
 //! sessions: one for its locks, one to listen, one to watch its neighbour, three for everything
-//! else. The one that is the janitor has one more for that lock, and another while it deletes.
+//! else. The one that is the janitor has one more for that lock, and another while it deletes; one
+//! with inboxes in the outboxes' own database has up to two for those.
 
 pub mod args;
 pub mod config;
@@ -131,6 +132,7 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         wakeups,
         shelf,
         handovers: _,
+        home: _,
     } = services;
     helpers.finish("committer", |stop| {
         committer.run(pool.clone(), group.clone(), stop)
@@ -275,6 +277,7 @@ fn services(config: &Config, handovers: HandoverHandle) -> Services {
         wakeups: WakeupHandle::default(),
         shelf: Shelf::default(),
         handovers,
+        home: sink::Home::new(&config.server),
     }
 }
 

@@ -18,6 +18,7 @@
 //! | [`brokers`] | NATS, Redis and RabbitMQ: real servers; restart, freeze, read back |
 //! | [`http`] | an endpoint that records requests and answers as scripted |
 //! | [`files`] | a reader of what a file sink wrote |
+//! | [`inbox`] | a reader of an inbox |
 //! | [`envelope`] | what a delivery is, whatever sink it came to |
 //! | [`publisher`] | writers in many transaction shapes, and a ledger of what they committed |
 //! | [`history`] | the judge: lost, reordered, duplicated and why |
@@ -79,6 +80,7 @@ pub mod files;
 pub mod history;
 pub mod home;
 pub mod http;
+pub mod inbox;
 pub mod kafka;
 pub mod leftovers;
 pub mod pgbouncer;

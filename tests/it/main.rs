@@ -9,6 +9,7 @@ mod failover;
 mod fencing;
 mod handover;
 mod hot_reload;
+mod inbox;
 mod janitor;
 mod planned;
 mod replicas;

@@ -66,6 +66,35 @@ pub struct PublishArgs {
     pub event_id: Option<Uuid>,
 }
 
+/// What to do with inboxes.
+#[derive(Debug, Subcommand)]
+pub enum InboxCommand {
+    /// Create an inbox
+    Create {
+        /// Its name
+        name: String,
+        /// How long processed messages stay at least, as a PostgreSQL interval [default: 72 hours]
+        #[arg(long, value_name = "INTERVAL")]
+        retention: Option<String>,
+    },
+    /// List inboxes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show what waits in one inbox or all, since when, and what failed
+    Status {
+        /// Only this one
+        name: Option<String>,
+    },
+    /// Drop an inbox and its messages
+    Drop {
+        /// Its name
+        name: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
 /// What to do with pipelines.
 #[derive(Debug, Subcommand)]
 pub enum PipelineCommand {

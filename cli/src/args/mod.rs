@@ -12,7 +12,10 @@ mod operation;
 use clap::{Parser, Subcommand};
 
 pub use self::{
-    catalog::{ApplyArgs, MigrateArgs, OutboxCommand, PipelineCommand, PublishArgs, StatusArgs},
+    catalog::{
+        ApplyArgs, InboxCommand, MigrateArgs, OutboxCommand, PipelineCommand, PublishArgs,
+        StatusArgs,
+    },
     fleet::{AgentCommand, FleetCommand},
     global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice},
     operation::{
@@ -27,7 +30,7 @@ use crate::exit::AFTER_HELP;
 #[command(
     name = "tidectl",
     version,
-    about = "Operate a Tide fleet: outboxes, pipelines, agents, drains",
+    about = "Operate a Tide fleet: outboxes, inboxes, pipelines, agents, drains",
     after_help = AFTER_HELP,
     max_term_width = 100,
     arg_required_else_help = true,
@@ -50,6 +53,9 @@ pub enum Command {
     /// Create, inspect and drop outboxes; publish to them
     #[command(subcommand)]
     Outbox(OutboxCommand),
+    /// Create, inspect and drop inboxes
+    #[command(subcommand)]
+    Inbox(InboxCommand),
     /// Configure, inspect and switch pipelines
     #[command(subcommand)]
     Pipeline(PipelineCommand),

@@ -6,6 +6,7 @@ mod catalog;
 pub(crate) mod dev;
 mod drain;
 mod fleet;
+mod inbox;
 mod migrate;
 mod moves;
 mod operation;
@@ -29,6 +30,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Cli
     match command {
         Command::Migrate(args) => migrate::run(context, &args).await,
         Command::Outbox(command) => outbox::run(context, command).await,
+        Command::Inbox(command) => inbox::run(context, command).await,
         Command::Pipeline(command) => pipeline::run(context, command).await,
         Command::Fleet(command) => fleet::run(context, &command).await,
         Command::Agent(command) => agent::run(context, command).await,

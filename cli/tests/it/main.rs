@@ -6,6 +6,7 @@
 mod agent;
 mod control_plane;
 mod fixture;
+mod inbox;
 mod intent;
 mod migrate;
 mod outbox;

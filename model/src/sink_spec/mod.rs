@@ -45,6 +45,16 @@ pub enum SinkSpec {
     Redis(RedisSpec),
     /// RabbitMQ, by AMQP 0-9-1.
     Rabbitmq(RabbitmqSpec),
+    /// An inbox in PostgreSQL.
+    PgInbox {
+        /// Its name.
+        inbox: String,
+        /// Where it is; in the outbox's own database if absent. May hold `${env:NAME}` and
+        /// `${file:PATH}`, and no password in plain text.
+        postgres_url: Option<String>,
+        /// One batch must be stored within this.
+        timeout: Duration,
+    },
     /// Counts and discards.
     Null,
 }
@@ -90,6 +100,7 @@ impl SinkSpec {
             Nats,
             Redis,
             Rabbitmq,
+            PgInbox,
             Null,
         }
         let kind = fields
@@ -103,6 +114,7 @@ impl SinkSpec {
                     ("nats", Kind::Nats),
                     ("redis", Kind::Redis),
                     ("rabbitmq", Kind::Rabbitmq),
+                    ("pg-inbox", Kind::PgInbox),
                     ("null", Kind::Null),
                 ],
             )?
@@ -158,6 +170,18 @@ impl SinkSpec {
                     properties,
                 }
             }
+            Kind::PgInbox => {
+                let inbox = fields.required_text("inbox", "orders")?;
+                let postgres_url = fields.text("postgres_url")?;
+                if let Some(url) = &postgres_url {
+                    check_postgres_url(url)?;
+                }
+                Self::PgInbox {
+                    inbox,
+                    postgres_url,
+                    timeout: timeout(fields)?,
+                }
+            }
         })
     }
 
@@ -171,9 +195,49 @@ impl SinkSpec {
             Self::Nats(_) => "nats",
             Self::Redis(_) => "redis",
             Self::Rabbitmq(_) => "rabbitmq",
+            Self::PgInbox { .. } => "pg-inbox",
             Self::Null => "null",
         }
     }
+}
+
+/// Configurations are shown to whoever may list pipelines, so they hold no secret. The URL is not
+/// repeated: what is wrong with it may be the secret.
+fn check_postgres_url(url: &str) -> Result<(), SpecError> {
+    const KEY: &str = "postgres_url";
+    if url.starts_with("${") {
+        return Ok(());
+    }
+    let rest = ["postgres://", "postgresql://"]
+        .into_iter()
+        .find_map(|scheme| url.strip_prefix(scheme))
+        .ok_or_else(|| {
+            SpecError::new(KEY, "is no PostgreSQL URL").hint(
+                "postgres://USER:${env:PASSWORD}@HOST:PORT/DATABASE, or ${env:NAME} for all of it",
+            )
+        })?;
+    // What is looked up elsewhere is no secret of this text.
+    let mut plain = rest.to_owned();
+    while let Some((start, length)) = plain
+        .find("${")
+        .and_then(|start| Some((start, plain[start..].find('}')?)))
+    {
+        plain.replace_range(start..=start + length, "");
+    }
+    let (authority, query) = plain.split_once('?').unwrap_or((&plain, ""));
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    let password = user.split_once(':').map_or("", |(_, password)| password);
+    let in_query = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("password="));
+    if [password, in_query.unwrap_or_default()]
+        .iter()
+        .any(|secret| !secret.is_empty() && !secret.starts_with("${"))
+    {
+        return Err(SpecError::new(KEY, "holds a password in plain text")
+            .hint("write it as ${env:NAME} or ${file:PATH}"));
+    }
+    Ok(())
 }
 
 fn timeout(fields: &mut Fields) -> Result<Duration, SpecError> {

@@ -59,7 +59,8 @@ fn quoted(text: &str) -> String {
     Value::String(text.to_owned()).to_string()
 }
 
-fn headers(out: &mut Vec<u8>, context: &Context, headers: &str) {
+/// Appends a message's headers, and our own among them.
+pub(super) fn headers(out: &mut Vec<u8>, context: &Context, headers: &str) {
     let own = own_headers(context);
     let inner = headers
         .trim()
@@ -131,20 +132,10 @@ pub(super) fn merged(headers: &str, own: Vec<(&'static str, String)>) -> Map<Str
 
 #[cfg(test)]
 mod tests {
-    use tide_model::Epoch;
-
     use super::*;
-    use crate::trust::Trust;
 
     fn context() -> Context {
-        let now = crate::boot_clock::Moment::now();
-        Context {
-            group: "default".parse().unwrap(),
-            pipeline: "orders".parse().unwrap(),
-            outbox: "order_events".to_owned(),
-            epoch: Epoch(7),
-            trust: Trust::new(now, now),
-        }
+        Context::example("orders")
     }
 
     fn envelope(key: Option<&str>, headers: &str) -> Value {

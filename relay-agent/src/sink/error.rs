@@ -1,4 +1,4 @@
-//! How a failed delivery is judged. Every sink maps its errors to these three in one place.
+//! How a failed delivery is judged. Every sink maps its errors to these in one place.
 
 use std::{fmt, time::Duration};
 
@@ -27,6 +27,11 @@ pub(crate) enum SinkError {
         delivered: usize,
         /// What the sink said.
         reason: String,
+    },
+    /// A newer owner exists: the sink knows the epoch and refused ours.
+    Fenced {
+        /// So many messages from the start of the batch are durable.
+        delivered: usize,
     },
 }
 
@@ -58,7 +63,8 @@ impl SinkError {
         match self {
             Self::Transient { delivered, .. }
             | Self::Rejected { delivered, .. }
-            | Self::Misconfigured { delivered, .. } => *delivered,
+            | Self::Misconfigured { delivered, .. }
+            | Self::Fenced { delivered } => *delivered,
         }
     }
 
@@ -67,7 +73,8 @@ impl SinkError {
         match &mut self {
             Self::Transient { delivered, .. }
             | Self::Rejected { delivered, .. }
-            | Self::Misconfigured { delivered, .. } => *delivered += more,
+            | Self::Misconfigured { delivered, .. }
+            | Self::Fenced { delivered } => *delivered += more,
         }
         self
     }
@@ -80,6 +87,7 @@ impl fmt::Display for SinkError {
                 f.write_str(reason)
             }
             Self::Rejected { reason, .. } => write!(f, "rejected: {reason}"),
+            Self::Fenced { .. } => f.write_str("a newer owner exists"),
         }
     }
 }

@@ -3,10 +3,12 @@
 mod envelope;
 mod error;
 mod file;
+mod home;
 mod kafka;
 mod lanes;
 mod nats;
 mod null;
+mod pg_inbox;
 mod rabbitmq;
 mod redis;
 mod secret;
@@ -19,14 +21,14 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use tide_catalog::messages::Message;
+use tide_catalog::messages::{Message, Page};
 use tide_model::{
-    Epoch, GroupName, SinkSpec, UnitName,
+    Cursor, Epoch, GroupName, SinkSpec, UnitName,
     sink_spec::{NatsSpec, RabbitmqSpec, RedisSpec},
 };
 use tokio::sync::watch;
 
-pub(crate) use self::error::SinkError;
+pub(crate) use self::{error::SinkError, home::Home};
 use crate::{boot_clock::Moment, trust::Trust};
 
 /// What a sink may say about where a message comes from.
@@ -38,6 +40,9 @@ pub(crate) struct Context {
     /// Travels with every message, so that a consumer can refuse an older owner's.
     pub(crate) epoch: Epoch,
     pub(crate) trust: Trust,
+    /// Sessions to the outbox's own database, for sinks that write there; nobody else's work
+    /// waits for them.
+    pub(crate) home: Home,
 }
 
 impl Context {
@@ -53,12 +58,47 @@ impl Context {
     }
 }
 
+#[cfg(test)]
+impl Context {
+    /// Where the messages of a test come from.
+    pub(crate) fn example(pipeline: &str) -> Self {
+        let server = tide_catalog::connection::Server::parse("postgres://host/db", "test");
+        let now = Moment::now();
+        Self {
+            group: "default".parse().unwrap(),
+            pipeline: pipeline.parse().unwrap(),
+            outbox: "order_events".to_owned(),
+            epoch: Epoch(7),
+            trust: Trust::new(now, now),
+            home: Home::new(&server.unwrap()),
+        }
+    }
+}
+
 /// Messages to be delivered in this order; at least one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Batch<'a> {
     pub(crate) messages: &'a [Message],
     /// What is known to be durable should the delivery be dropped half-way.
     pub(crate) progress: &'a Progress,
+    /// Where the messages stand in the outbox; none if they were put aside before.
+    pub(crate) place: Option<Place<'a>>,
+}
+
+/// A part of a page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) page: &'a Page,
+    /// So many messages of the page come before.
+    pub(crate) before: usize,
+}
+
+impl Batch<'_> {
+    /// The pipeline's position once the first `delivered` messages are delivered, if that moves it.
+    pub(crate) fn position_after(&self, delivered: usize) -> Option<Cursor> {
+        let place = self.place?;
+        place.page.position_after(place.before + delivered)
+    }
 }
 
 /// How many messages from the start of a batch are durable. A sink that delivers one by one counts
@@ -111,6 +151,12 @@ pub(crate) trait Sink: Sized + Send + 'static {
         None
     }
 
+    /// Whether this sink stores the pipeline's position itself, together with the messages and
+    /// under the same epoch ([`Batch::position_after`]); asked once it is open.
+    fn stores_positions(&self) -> bool {
+        false
+    }
+
     /// Delivers a batch.
     fn deliver(
         &mut self,
@@ -133,12 +179,13 @@ pub(crate) enum Open {
     Nats(NatsSpec),
     Redis(RedisSpec),
     Rabbitmq(RabbitmqSpec),
+    PgInbox(pg_inbox::Settings),
     Null(()),
 }
 
 pub(crate) use self::{
-    file::FileSink, kafka::KafkaSink, nats::NatsSink, null::NullSink, rabbitmq::RabbitmqSink,
-    redis::RedisSink, stdout::StdoutSink, webhook::WebhookSink,
+    file::FileSink, kafka::KafkaSink, nats::NatsSink, null::NullSink, pg_inbox::PgInboxSink,
+    rabbitmq::RabbitmqSink, redis::RedisSink, stdout::StdoutSink, webhook::WebhookSink,
 };
 
 impl From<&SinkSpec> for Open {
@@ -171,6 +218,15 @@ impl From<&SinkSpec> for Open {
             SinkSpec::Nats(spec) => Self::Nats(spec),
             SinkSpec::Redis(spec) => Self::Redis(spec),
             SinkSpec::Rabbitmq(spec) => Self::Rabbitmq(spec),
+            SinkSpec::PgInbox {
+                inbox,
+                postgres_url,
+                timeout,
+            } => Self::PgInbox(pg_inbox::Settings {
+                inbox,
+                postgres_url,
+                timeout,
+            }),
             SinkSpec::Null => Self::Null(()),
         }
     }
@@ -193,6 +249,7 @@ impl Open {
             Self::Nats(settings) => boxed::<NatsSink>(settings).await,
             Self::Redis(settings) => boxed::<RedisSink>(settings).await,
             Self::Rabbitmq(settings) => boxed::<RabbitmqSink>(settings).await,
+            Self::PgInbox(settings) => boxed::<PgInboxSink>(settings).await,
             Self::Null(settings) => boxed::<NullSink>(settings).await,
         }
     }

@@ -4,6 +4,32 @@ use super::SinkError;
 
 /// Replaces every reference in `text`.
 pub(super) fn resolve(setting: &str, text: &str) -> Result<String, SinkError> {
+    resolve_as(setting, text, |secret| secret)
+}
+
+/// As [`resolve`], for a URL: what stands for a part of it is percent-encoded, so that a password
+/// may hold any character; what stands for all of it is a URL already.
+pub(super) fn resolve_url(setting: &str, text: &str) -> Result<String, SinkError> {
+    if text.starts_with("${") {
+        return resolve(setting, text);
+    }
+    resolve_as(setting, text, |secret| percent_encoded(&secret))
+}
+
+fn percent_encoded(text: &str) -> String {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let encode = |byte: u8| match byte {
+        byte if unreserved(byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+fn resolve_as(
+    setting: &str,
+    text: &str,
+    written: impl Fn(String) -> String,
+) -> Result<String, SinkError> {
     let mut resolved = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("${") {
@@ -13,7 +39,10 @@ pub(super) fn resolve(setting: &str, text: &str) -> Result<String, SinkError> {
                 "{setting}: a ${{ without its }}"
             )));
         };
-        resolved.push_str(&look_up(setting, &rest[start + 2..start + length])?);
+        resolved.push_str(&written(look_up(
+            setting,
+            &rest[start + 2..start + length],
+        )?));
         rest = &rest[start + length + 1..];
     }
     resolved.push_str(rest);
@@ -49,6 +78,20 @@ mod tests {
         assert_eq!(resolved, "Bearer s3cret!");
         assert_eq!(resolve("h", "plain $5").unwrap(), "plain $5");
         assert!(!resolve("h", "${env:PATH}").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_part_of_a_url_may_hold_any_character() {
+        let path = std::env::temp_dir().join(format!("tide-url-{}", std::process::id()));
+        std::fs::write(&path, "p@ss:w/rd?\n").unwrap();
+        let part = format!("postgres://u:${{file:{}}}@h/d", path.display());
+        assert_eq!(
+            resolve_url("u", &part).unwrap(),
+            "postgres://u:p%40ss%3Aw%2Frd%3F@h/d"
+        );
+        let whole = format!("${{file:{}}}", path.display());
+        assert_eq!(resolve_url("u", &whole).unwrap(), "p@ss:w/rd?");
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -12,8 +12,8 @@ use tide_daemon::backoff::Backoff;
 use tide_model::PipelineState;
 
 use super::{
-    Batch, Context, Instant, Interrupt, Progress, RETRY, Services, Sink, SinkError, Status, debug,
-    info, read::Reader, warn,
+    Batch, Context, Instant, Interrupt, Place, Progress, RETRY, Services, Sink, SinkError, Status,
+    debug, info, read::Reader, warn,
 };
 use crate::metrics as names;
 
@@ -23,6 +23,8 @@ pub(super) struct Delivery<'a, S> {
     pub(super) services: &'a Services,
     pub(super) status: &'a mut Status,
     pub(super) sink: &'a mut S,
+    /// Whether the sink has stored the position after what was delivered last.
+    pub(super) stored: bool,
 }
 
 /// How far an interrupted page got.
@@ -56,11 +58,11 @@ impl<S: Sink> Delivery<'_, S> {
             }) = delivered
             {
                 if interrupt == Interrupt::Stop {
-                    self.store(&page, delivered)?;
+                    self.store(&page, delivered).await?;
                 }
                 return Err(interrupt);
             }
-            self.store(&page, page.messages.len())?;
+            self.store(&page, page.messages.len()).await?;
             page = match next {
                 Some(Ok(next)) => next,
                 Some(Err(error)) => {
@@ -78,12 +80,29 @@ impl<S: Sink> Delivery<'_, S> {
     }
 
     /// Leaves the position after the first `delivered` messages to be stored.
-    fn store(&mut self, page: &Page, delivered: usize) -> Result<(), Interrupt> {
-        if let Some(position) = page.position_after(delivered) {
-            self.status.gauge.delivered(position.high);
-            self.status.positions.advance(position)?;
+    async fn store(&mut self, page: &Page, delivered: usize) -> Result<(), Interrupt> {
+        let stored = std::mem::take(&mut self.stored);
+        let Some(position) = page.position_after(delivered) else {
+            return Ok(());
+        };
+        self.status.gauge.delivered(position.high);
+        if stored {
+            return Ok(());
         }
-        Ok(())
+        self.status.positions.advance(position)?;
+        self.stored_by_others().await
+    }
+
+    /// A sink that stores positions must not race with the committer for the row.
+    async fn stored_by_others(&self) -> Result<(), Interrupt> {
+        if !self.sink.stores_positions() {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = self.status.trust.revoked() => Err(Interrupt::Revoked),
+            stored = self.status.positions.flushed() => Ok(stored?),
+        }
     }
 
     /// Waits for a page with messages in it.
@@ -101,6 +120,7 @@ impl<S: Sink> Delivery<'_, S> {
                     if let Some(position) = reader.stepped_over() {
                         self.status.gauge.delivered(position.high);
                         self.status.positions.advance(position)?;
+                        self.stored_by_others().await?;
                     }
                     tokio::select! {
                         biased;
@@ -159,6 +179,10 @@ impl<S: Sink> Delivery<'_, S> {
             let batch = Batch {
                 messages: &page.messages[delivered..],
                 progress: &progress,
+                place: Some(Place {
+                    page,
+                    before: delivered,
+                }),
             };
             let started = Instant::now();
             let outcome = tokio::select! {
@@ -166,6 +190,7 @@ impl<S: Sink> Delivery<'_, S> {
                 () = self.status.trust.lapsed() => {
                     self.lapsed();
                     delivered += progress.delivered();
+                    self.stored = self.sink.stores_positions() && progress.delivered() > 0;
                     continue;
                 }
                 () = self.status.positions.fenced() => return Err(broken(Interrupt::Fenced)),
@@ -173,6 +198,7 @@ impl<S: Sink> Delivery<'_, S> {
             };
             let error = match outcome {
                 Ok(()) => {
+                    self.stored = self.sink.stores_positions();
                     meters.delivered(batch.messages.len(), started);
                     self.status.recovered(self.context);
                     return Ok(());
@@ -183,6 +209,7 @@ impl<S: Sink> Delivery<'_, S> {
             if error.delivered() > 0 {
                 meters.delivered(error.delivered(), started);
                 delivered += error.delivered();
+                self.stored = self.sink.stores_positions();
                 attempts = 1;
                 backoff.reset();
             }
@@ -190,6 +217,10 @@ impl<S: Sink> Delivery<'_, S> {
                 delivered,
                 interrupt,
             };
+            if let SinkError::Fenced { .. } = &error {
+                names::fenced_write();
+                return Err(broken(Interrupt::Fenced));
+            }
             if let SinkError::Rejected { reason, .. } = &error {
                 let letter = DeadLetter {
                     message: &page.messages[delivered],
@@ -198,6 +229,7 @@ impl<S: Sink> Delivery<'_, S> {
                 };
                 self.dead_letter(&letter, meters).await.map_err(broken)?;
                 delivered += 1;
+                self.stored = false;
                 attempts = 1;
                 continue;
             }
@@ -309,6 +341,8 @@ impl Meters {
 
     fn failed(&self, error: &SinkError) {
         let index = match error {
+            // Counted with the writes that the catalog itself refuses.
+            SinkError::Fenced { .. } => return,
             SinkError::Transient { .. } => 0,
             SinkError::Rejected { .. } => 1,
             SinkError::Misconfigured { .. } => 2,

@@ -41,8 +41,8 @@ use crate::{
     ownership::WorkerEnd,
     preparation::Shelf,
     sink::{
-        Batch, Context, FileSink, KafkaSink, NatsSink, NullSink, Open, Progress, RabbitmqSink,
-        RedisSink, Sink, SinkError, StdoutSink, WebhookSink,
+        Batch, Context, FileSink, Home, KafkaSink, NatsSink, NullSink, Open, PgInboxSink, Place,
+        Progress, RabbitmqSink, RedisSink, Sink, SinkError, StdoutSink, WebhookSink,
     },
     trust::{Revoked, Trust},
     wakeup::{Idle, WakeupHandle},
@@ -67,6 +67,7 @@ pub(crate) struct Services {
     pub(crate) wakeups: WakeupHandle,
     pub(crate) shelf: Shelf,
     pub(crate) handovers: HandoverHandle,
+    pub(crate) home: Home,
 }
 
 /// Delays between attempts.
@@ -139,6 +140,7 @@ async fn run_valid(
         outbox: spec.outbox.clone(),
         epoch: grant.claim.epoch,
         trust: grant.trust.clone(),
+        home: services.home.clone(),
     };
     let reader = Reader::new(services, runnable, spec, &grant.claim);
     let sink = &spec.sink;
@@ -164,6 +166,9 @@ async fn run_valid(
         }
         Open::Rabbitmq(settings) => {
             run_with::<RabbitmqSink>(settings, sink, &context, services, reader, status_ref).await
+        }
+        Open::PgInbox(settings) => {
+            run_with::<PgInboxSink>(settings, sink, &context, services, reader, status_ref).await
         }
         Open::Null(settings) => {
             run_with::<NullSink>(settings, sink, &context, services, reader, status_ref).await
@@ -200,6 +205,7 @@ async fn run_with<S: Sink>(
         services,
         status,
         sink: &mut sink,
+        stored: false,
     };
     let interrupt = match delivery.run(&mut reader).await {
         Ok(never) => match never {},
@@ -258,7 +264,9 @@ impl Status {
                 PipelineState::Retrying,
                 backoff.next().max(retry_after.unwrap_or_default()),
             ),
-            SinkError::Rejected { .. } => (PipelineState::Retrying, backoff.next()),
+            SinkError::Rejected { .. } | SinkError::Fenced { .. } => {
+                (PipelineState::Retrying, backoff.next())
+            }
         };
         if self.gauge.set_state(state, Some(&reason)) {
             warn!(pipeline.id = %context.pipeline, %state, reason, "delivery failed; trying again");

@@ -4,7 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use tide_catalog::{
+    inboxes::inbox_create,
     outboxes::{outbox_create, outbox_status},
     pipelines::pipeline_set,
 };
@@ -12,6 +14,7 @@ use tide_sandbox::{
     envelope::Delivery,
     files::FileReader,
     http::Receiver,
+    inbox::InboxReader,
     kafka::{MockKafka, TopicReader},
 };
 
@@ -28,6 +31,8 @@ pub enum Tap {
     Webhook(Arc<Receiver>, String),
     /// A topic.
     Kafka(Arc<TopicReader>, String),
+    /// An inbox.
+    Inbox(InboxReader),
     /// First the one, and after a change the other.
     Then(Box<Tap>, Box<Tap>),
     /// Nothing: the pipeline is not judged.
@@ -58,6 +63,7 @@ impl Tap {
             }
             Self::Webhook(receiver, path) => receiver.deliveries(path),
             Self::Kafka(reader, topic) => reader.records_of(topic)?,
+            Self::Inbox(inbox) => inbox.records()?,
             Self::Then(before, after) => {
                 let mut deliveries = before.deliveries()?;
                 deliveries.extend(after.deliveries()?);
@@ -140,6 +146,23 @@ impl Fleet {
         let reader = TopicReader::start(&kafka.bootstrap(), &[name]).await?;
         let config = json!({"sink_type": "kafka", "brokers": kafka.bootstrap(), "topic": name});
         let tap = Tap::Kafka(Arc::new(reader), name.to_owned());
+        self.add(name, outbox, config, tap).await
+    }
+
+    /// Adds a pipeline that writes to the inbox of its name, which is made there: `url` is where,
+    /// and `more` what the pipeline is told about that.
+    pub async fn add_inbox_pipeline(
+        &mut self,
+        name: &str,
+        outbox: &str,
+        url: &str,
+        more: Value,
+    ) -> Result<()> {
+        let mut there = PgConnection::connect(url).await?;
+        inbox_create(&mut there, name, None).await?;
+        let mut config = json!({"sink_type": "pg-inbox", "inbox": name, "batch_size": 20});
+        merge(&mut config, more);
+        let tap = Tap::Inbox(InboxReader::new(url, name));
         self.add(name, outbox, config, tap).await
     }
 

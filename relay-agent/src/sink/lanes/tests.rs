@@ -33,6 +33,7 @@ async fn run(
     let batch = Batch {
         messages,
         progress: &progress,
+        place: None,
     };
     let outcome = deliver(&batch, ahead, LIMITS, |index| publish(index)).await;
     (outcome, progress.delivered())

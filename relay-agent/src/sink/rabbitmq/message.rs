@@ -50,22 +50,13 @@ fn is_brokers_own(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tide_model::Epoch;
     use time::OffsetDateTime;
     use uuid::Uuid;
 
     use super::*;
-    use crate::{boot_clock::Moment, trust::Trust};
 
     fn table(headers: &str) -> FieldTable {
-        let now = Moment::now();
-        let context = Context {
-            group: "default".parse().unwrap(),
-            pipeline: "orders".parse().unwrap(),
-            outbox: "order_events".to_owned(),
-            epoch: Epoch(7),
-            trust: Trust::new(now, now),
-        };
+        let context = Context::example("orders");
         let message = Message {
             id: 1,
             event_id: Uuid::nil(),

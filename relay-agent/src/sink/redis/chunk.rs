@@ -88,22 +88,13 @@ pub(super) fn memory_key(stream: &str, context: &Context) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tide_model::Epoch;
     use time::OffsetDateTime;
     use uuid::Uuid;
 
     use super::*;
-    use crate::{boot_clock::Moment, trust::Trust};
 
     fn context() -> Context {
-        let now = Moment::now();
-        Context {
-            group: "default".parse().unwrap(),
-            pipeline: "orders#2/4".parse().unwrap(),
-            outbox: "order_events".to_owned(),
-            epoch: Epoch(7),
-            trust: Trust::new(now, now),
-        }
+        Context::example("orders#2/4")
     }
 
     fn message(size: usize) -> Message {
