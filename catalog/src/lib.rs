@@ -28,6 +28,7 @@ pub mod lock_session;
 pub mod messages;
 pub mod offsets;
 pub mod operations;
+pub mod orders;
 pub mod outboxes;
 pub mod pipelines;
 pub mod rights;

@@ -20,7 +20,7 @@ pub async fn verify_relay(connection: &mut PgConnection) -> Result<(), CatalogEr
              ('relay_consumer_offsets', 'UPDATE'),\n\
              ('relay_layouts', 'SELECT'), ('relay_layouts', 'INSERT'), ('relay_layouts', 'UPDATE'),\n\
              ('inboxes', 'SELECT'), ('leaders', 'SELECT'), ('leaders', 'INSERT'), ('leaders', 'UPDATE'),\n\
-             ('relay_dlq', 'INSERT'), ('events', 'INSERT'), ('epoch', 'USAGE'))\n\
+             ('relay_dlq', 'SELECT'), ('relay_dlq', 'INSERT'), ('relay_replays', 'SELECT'), ('pauses', 'SELECT'), ('events', 'INSERT'), ('epoch', 'USAGE'))\n\
          SELECT 'USAGE ON SCHEMA tide' FROM pg_namespace n\n\
          WHERE n.nspname = 'tide' AND NOT has_schema_privilege(n.oid, 'USAGE')\n\
          UNION ALL\n\

@@ -10,6 +10,7 @@ use tide_catalog::{
     CatalogError, PgPool,
     fleet::{Lag, read_view},
     messages::Source,
+    orders::order_list,
     pipelines::{StoredPipeline, pipeline_list, pipeline_reshard},
 };
 use tide_model::{
@@ -22,6 +23,7 @@ use tide_model::{
 use tracing::info;
 
 use crate::{
+    orders::{self, Orders},
     ownership::{Holder, Wanted},
     preparation::Standby,
     sink::takes_long,
@@ -40,6 +42,8 @@ pub(crate) struct Discovery {
     pub(crate) wanted: BTreeMap<UnitName, Wanted>,
     /// How to run each of them.
     pub(crate) specs: BTreeMap<UnitName, Arc<Runnable>>,
+    /// What operators want of each unit.
+    pub(crate) orders: BTreeMap<UnitName, Orders>,
     /// Some pipeline's number of shards is about to change: look again after this long.
     pub(crate) resharding: Option<Duration>,
     /// Whether our holds let us take work that nobody assigned to us.
@@ -136,12 +140,20 @@ pub(crate) async fn discover(
             Some((row.name.clone(), Arc::new(runnable)))
         })
         .collect();
-    Ok(digest(&view, specs, &resharding, me, leaving))
+    // After the epochs: an order is never older than the epoch that it comes with.
+    let orders = order_list(&mut connection, group).await?;
+    let epochs = view
+        .pipelines
+        .iter()
+        .map(|row| (row.name.clone(), row.epoch));
+    let orders = orders::combine(epochs, orders);
+    Ok(digest(&view, specs, orders, &resharding, me, leaving))
 }
 
 fn digest(
     view: &DatabaseView,
     specs: BTreeMap<UnitName, Arc<Runnable>>,
+    orders: BTreeMap<UnitName, Orders>,
     resharding: &BTreeSet<PipelineName>,
     me: &AgentName,
     leaving: bool,
@@ -213,6 +225,7 @@ fn digest(
         departures: departures(view, &assignments, me),
         standby,
         specs,
+        orders,
         neighbour: neighbour(view, me),
     }
 }

@@ -31,6 +31,7 @@ mod janitor;
 mod locks;
 mod metrics;
 mod notices;
+mod orders;
 mod ownership;
 mod preparation;
 mod reporter;

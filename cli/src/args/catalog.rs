@@ -4,9 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use tide_model::{AgentName, PipelineName, UnitName};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::duration;
+use super::{duration, moment};
 
 /// Arguments of `migrate`.
 #[derive(Debug, Args)]
@@ -122,6 +123,24 @@ pub enum PipelineCommand {
         /// Its name
         name: PipelineName,
     },
+    /// Deliver nothing until resumed; the owner stays, and the batch on its way is finished
+    Pause {
+        /// Its name
+        name: PipelineName,
+        /// Shown wherever the pipeline is
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Let a paused pipeline go on where it was
+    Resume {
+        /// Its name
+        name: PipelineName,
+        /// Recorded in the audit
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Deliver again what was delivered after a message or a time
+    Rewind(RewindArgs),
     /// Delete a pipeline and its position; the messages stay
     Delete {
         /// Its name
@@ -130,6 +149,40 @@ pub enum PipelineCommand {
         #[arg(long, short)]
         yes: bool,
     },
+}
+
+/// Arguments of `pipeline rewind`.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("target").required(true))]
+pub struct RewindArgs {
+    /// Its name; all its shards are rewound
+    pub name: PipelineName,
+    /// The last message that is not delivered again
+    #[arg(long, value_name = "ID", group = "target", value_parser = clap::value_parser!(i64).range(0..))]
+    pub to_id: Option<i64>,
+    /// Deliver again what was written at this time or later: 2026-11-21T10:00:00Z, or how long
+    /// ago, such as 90m
+    #[arg(long, value_name = "TIME", group = "target", value_parser = moment::parse)]
+    pub to_time: Option<OffsetDateTime>,
+    /// Deliver everything again that the outbox has
+    #[arg(long, group = "target")]
+    pub to_beginning: bool,
+    /// Go on although the outbox's retention has taken some of the messages
+    #[arg(long)]
+    pub accept_gone: bool,
+    /// Recorded in the audit
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// Only say how many messages would be delivered again
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 /// Arguments of `pipeline apply`.

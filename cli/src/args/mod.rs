@@ -7,6 +7,8 @@ mod catalog;
 pub mod duration;
 mod fleet;
 mod global;
+mod letters;
+pub mod moment;
 mod operation;
 
 use clap::{Parser, Subcommand};
@@ -14,10 +16,11 @@ use clap::{Parser, Subcommand};
 pub use self::{
     catalog::{
         ApplyArgs, InboxCommand, MigrateArgs, OutboxCommand, PipelineCommand, PublishArgs,
-        StatusArgs,
+        RewindArgs, StatusArgs,
     },
     fleet::{AgentCommand, FleetCommand},
     global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice},
+    letters::{DiscardArgs, DlqCommand, FilterArgs, ReplayArgs},
     operation::{
         DrainArgs, MoveArgs, OperationCommand, RebalanceCommand, UndrainArgs, WaitArgs, WatchLimit,
     },
@@ -59,6 +62,9 @@ pub enum Command {
     /// Configure, inspect and switch pipelines
     #[command(subcommand)]
     Pipeline(PipelineCommand),
+    /// Look at messages that sinks refused, have them delivered again, discard them
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Show the fleet as a whole
     #[command(subcommand)]
     Fleet(FleetCommand),

@@ -64,7 +64,15 @@ fn global_flags_may_stand_anywhere() {
 
 #[test]
 fn list_has_a_short_name_everywhere() {
-    for noun in ["outbox", "inbox", "pipeline", "agent", "operation", "op"] {
+    for noun in [
+        "outbox",
+        "inbox",
+        "dlq",
+        "pipeline",
+        "agent",
+        "operation",
+        "op",
+    ] {
         parse(&format!("tidectl {noun} ls")).unwrap();
         parse(&format!("tidectl {noun} list")).unwrap();
     }

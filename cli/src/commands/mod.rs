@@ -4,6 +4,7 @@
 mod agent;
 mod catalog;
 pub(crate) mod dev;
+mod dlq;
 mod drain;
 mod fleet;
 mod inbox;
@@ -32,6 +33,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Cli
         Command::Outbox(command) => outbox::run(context, command).await,
         Command::Inbox(command) => inbox::run(context, command).await,
         Command::Pipeline(command) => pipeline::run(context, command).await,
+        Command::Dlq(command) => dlq::run(context, command).await,
         Command::Fleet(command) => fleet::run(context, &command).await,
         Command::Agent(command) => agent::run(context, command).await,
         Command::Drain(args) => drain::drain(context, args).await,

@@ -5,7 +5,9 @@
 
 mod agent;
 mod control_plane;
+mod dlq;
 mod fixture;
+mod flow;
 mod inbox;
 mod intent;
 mod migrate;

@@ -1,6 +1,9 @@
 //! Looking at the fleet, and being seen by it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use metrics::{gauge, histogram};
 use tide_catalog::{
@@ -8,7 +11,7 @@ use tide_catalog::{
     agents::{agent_beat, agent_stopping},
     operations::operation_settle,
 };
-use tide_model::{AgentName, GroupName, Incarnation};
+use tide_model::{AgentName, GroupName, Incarnation, UnitName};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
@@ -16,6 +19,7 @@ use super::{Answer, BEAT, Coordinator, DISCOVERY_PATIENCE, Leaving};
 use crate::{
     discovery::{Discovery, discover},
     metrics as names,
+    orders::{self, Orders},
     ownership::Event,
     preparation::Request,
 };
@@ -78,6 +82,7 @@ impl Coordinator {
                 let Discovery {
                     wanted,
                     specs,
+                    orders,
                     resharding,
                     may_step_in,
                     generation,
@@ -88,6 +93,7 @@ impl Coordinator {
                     neighbour,
                 } = *discovery;
                 self.specs = specs;
+                self.obey(orders);
                 self.drains = drains;
                 self.departures = departures;
                 self.heard_of(strangers);
@@ -127,6 +133,15 @@ impl Coordinator {
             self.leaving = Leaving::Yes;
             self.step(Event::Leave);
         }
+    }
+
+    fn obey(&mut self, orders: BTreeMap<UnitName, Orders>) {
+        for (unit, running) in &self.running {
+            if let Some(newest) = orders.get(unit) {
+                orders::pass_on(&running.orders, newest.clone());
+            }
+        }
+        self.orders = orders;
     }
 
     /// A hold on an agent that nobody knows affects nobody. Perhaps its name is mistyped, or the

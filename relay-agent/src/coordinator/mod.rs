@@ -35,6 +35,7 @@ use crate::{
     gauge::{Gauge, Gauges},
     health::Board,
     locks::{self, Command, Established, Identity, OpenError, SessionEnd},
+    orders::{Line, Orders},
     ownership::{Effect, Event, Ownership, WorkerEnd},
     preparation::Request,
     trust::Trust,
@@ -96,6 +97,7 @@ enum Answer {
 struct Running {
     stop: CancellationToken,
     gauge: Arc<Gauge>,
+    orders: Line,
 }
 
 struct Session {
@@ -176,9 +178,13 @@ pub(crate) struct Coordinator {
     session: Option<Session>,
     running: BTreeMap<UnitName, Running>,
     specs: BTreeMap<UnitName, Arc<Runnable>>,
+    /// What operators want, as it was last seen.
+    orders: BTreeMap<UnitName, Orders>,
     claims: BTreeMap<UnitName, Claim>,
     /// Why pipelines that are to go are to go.
     departures: BTreeMap<UnitName, HandoverKind>,
+    /// What is being released because a newer epoch exists.
+    fenced: BTreeSet<UnitName>,
     /// Since when workers that have ended delivered nothing.
     quiet: BTreeMap<UnitName, Instant>,
     tasks: JoinSet<()>,
@@ -243,8 +249,10 @@ impl Coordinator {
             session: None,
             running: BTreeMap::new(),
             specs: BTreeMap::new(),
+            orders: BTreeMap::new(),
             claims: BTreeMap::new(),
             departures: BTreeMap::new(),
+            fenced: BTreeSet::new(),
             quiet: BTreeMap::new(),
             tasks: JoinSet::new(),
             answers,

@@ -85,6 +85,7 @@ impl Coordinator {
         }
         self.claims.clear();
         self.quiet.clear();
+        self.fenced.clear();
         self.step(Event::SessionLost);
         // An agent that is leaving has nothing left to hold.
         if self.leaving == Leaving::No {

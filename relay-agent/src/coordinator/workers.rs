@@ -17,7 +17,7 @@ use super::{Answer, Coordinator, Running};
 use crate::{
     gauge::Gauge,
     locks::{Command, Release},
-    metrics as names,
+    metrics as names, orders,
     ownership::{Event, WorkerEnd},
     worker::{self, Grant},
 };
@@ -137,17 +137,21 @@ impl Coordinator {
         ));
         self.parts.gauges.insert(pipeline.clone(), gauge.clone());
         let stop = CancellationToken::new();
+        let known = self.orders.get(&pipeline).cloned().unwrap_or_default();
+        let (line, inbound) = orders::line(known, claim.epoch);
         self.running.insert(
             pipeline.clone(),
             Running {
                 stop: stop.clone(),
                 gauge: gauge.clone(),
+                orders: line,
             },
         );
         let incarnation = session.incarnation;
         let grant = Grant {
             claim,
             trust: session.trust.clone(),
+            orders: inbound,
         };
         let (services, answer) = (self.parts.services.clone(), self.answer.clone());
         self.tasks.spawn(async move {
@@ -185,7 +189,10 @@ impl Coordinator {
         self.parts.gauges.remove(&pipeline);
         gauge!(names::PIPELINE_HEALTHY, "pipeline" => pipeline.to_string()).set(0.0);
         match end {
-            WorkerEnd::Fenced => names::transition("fenced"),
+            WorkerEnd::Fenced => {
+                names::transition("fenced");
+                self.fenced.insert(pipeline.clone());
+            }
             WorkerEnd::Failed => names::transition("failed"),
             WorkerEnd::Stopped | WorkerEnd::Revoked => {}
         }
@@ -199,6 +206,12 @@ impl Coordinator {
         for pipeline in &pipelines {
             names::transition("released");
             info!(pipeline.id = %pipeline, "released");
+        }
+        // Perhaps no other owner fenced us, but an operator who took the position back: then nobody
+        // else hears that it is free.
+        let fenced = pipelines.iter().filter(|name| self.fenced.remove(*name));
+        if fenced.count() > 0 {
+            self.look_in(Duration::ZERO);
         }
         self.step(Event::Released(pipelines));
         self.beat();

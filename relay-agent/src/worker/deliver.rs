@@ -5,15 +5,15 @@ use std::{convert::Infallible, time::Duration};
 use metrics::{Counter, Histogram, counter, histogram};
 use tide_catalog::{
     CatalogError,
-    dead_letters::{DeadLetter, dead_letter_write},
-    messages::Page,
+    dead_letters::{DeadLetter, Letter, dead_letter_write, letter_refused, letters_delivered},
+    messages::{Message, Page},
 };
 use tide_daemon::backoff::Backoff;
 use tide_model::PipelineState;
 
 use super::{
-    Batch, Context, Instant, Interrupt, Place, Progress, RETRY, Services, Sink, SinkError, Status,
-    debug, info, read::Reader, warn,
+    Batch, Context, Instant, Interrupt, Place, Progress, RETRY, Replaying, Services, Sink,
+    SinkError, Status, debug, info, read::Reader, warn,
 };
 use crate::metrics as names;
 
@@ -25,27 +25,72 @@ pub(super) struct Delivery<'a, S> {
     pub(super) sink: &'a mut S,
     /// Whether the sink has stored the position after what was delivered last.
     pub(super) stored: bool,
+    pub(super) replaying: Replaying,
+}
+
+/// What is to be delivered in order.
+#[derive(Clone, Copy)]
+pub(super) enum Load<'a> {
+    /// What follows the position.
+    Page(&'a Page),
+    /// What was put aside before.
+    Letters(&'a [Letter], &'a [Message]),
+}
+
+impl<'a> Load<'a> {
+    fn messages(self) -> &'a [Message] {
+        match self {
+            Self::Page(page) => &page.messages,
+            Self::Letters(_, messages) => messages,
+        }
+    }
+
+    fn batch(self, delivered: usize, progress: &'a Progress) -> Batch<'a> {
+        let place = match self {
+            Self::Page(page) => Some(Place {
+                page,
+                before: delivered,
+            }),
+            Self::Letters(..) => None,
+        };
+        Batch {
+            messages: &self.messages()[delivered..],
+            progress,
+            place,
+        }
+    }
+}
+
+/// What the catalog is to know about messages that are no progress of the position.
+pub(super) enum Note<'a> {
+    /// Refused, and put aside.
+    Aside(DeadLetter<'a>),
+    /// Refused again: which letter, in which words, after how many attempts.
+    Again(i64, &'a str, u32),
+    /// Letters that were delivered after all.
+    Delivered(&'a [i64]),
 }
 
 /// How far an interrupted page got.
-struct Broken {
-    delivered: usize,
-    interrupt: Interrupt,
+pub(super) struct Broken {
+    pub(super) delivered: usize,
+    pub(super) interrupt: Interrupt,
 }
 
 impl<S: Sink> Delivery<'_, S> {
     /// Delivers until interrupted.
     pub(super) async fn run(&mut self, reader: &mut Reader) -> Result<Infallible, Interrupt> {
         let meters = Meters::new::<S>(self.context);
-        let mut page = self.next_page(reader).await?;
+        let mut page = self.next_page(reader, &meters).await?;
         loop {
+            self.replay(&meters).await?;
             self.status
                 .gauge
                 .waits_since(page.messages.first().map(|message| message.created_at));
             // The next page is read while this one is delivered, and no further: memory stays
             // bounded by two pages. An empty page means that there is nothing to hurry for.
             let ahead = page.more;
-            let (delivered, next) = tokio::join!(self.page(&page, &meters), async {
+            let (delivered, next) = tokio::join!(self.load(Load::Page(&page), &meters), async {
                 if ahead {
                     Some(reader.page().await)
                 } else {
@@ -69,11 +114,11 @@ impl<S: Sink> Delivery<'_, S> {
                     self.database_failed(&error, &mut Backoff::new(RETRY.0, RETRY.1))
                         .await?;
                     reader.rewind(page.cursor.clone());
-                    self.next_page(reader).await?
+                    self.next_page(reader, &meters).await?
                 }
                 None => {
                     self.status.gauge.waits_since(None);
-                    self.next_page(reader).await?
+                    self.next_page(reader, &meters).await?
                 }
             };
         }
@@ -106,9 +151,11 @@ impl<S: Sink> Delivery<'_, S> {
     }
 
     /// Waits for a page with messages in it.
-    async fn next_page(&mut self, reader: &mut Reader) -> Result<Page, Interrupt> {
+    async fn next_page(&mut self, reader: &mut Reader, meters: &Meters) -> Result<Page, Interrupt> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
+            self.status.hold(self.context).await?;
+            self.replay(meters).await?;
             let read = tokio::select! {
                 biased;
                 interrupt = self.status.interrupted() => return Err(interrupt),
@@ -122,9 +169,12 @@ impl<S: Sink> Delivery<'_, S> {
                         self.status.positions.advance(position)?;
                         self.stored_by_others().await?;
                     }
+                    let mut orders = self.status.orders.clone();
                     tokio::select! {
                         biased;
                         interrupt = self.status.interrupted() => return Err(interrupt),
+                        () = orders.changed() => {}
+                        () = self.replaying.due(self.status.orders.replay()) => {}
                         () = reader.idle() => {}
                     }
                 }
@@ -135,7 +185,7 @@ impl<S: Sink> Delivery<'_, S> {
     }
 
     /// Says that the outbox could not be read and waits a little.
-    async fn database_failed(
+    pub(super) async fn database_failed(
         &mut self,
         error: &CatalogError,
         backoff: &mut Backoff,
@@ -154,36 +204,36 @@ impl<S: Sink> Delivery<'_, S> {
         self.status.pause(backoff.next()).await
     }
 
-    /// Delivers one page, whole and in order.
-    async fn page(&mut self, page: &Page, meters: &Meters) -> Result<(), Broken> {
+    /// Delivers all of it, in order.
+    pub(super) async fn load(&mut self, load: Load<'_>, meters: &Meters) -> Result<(), Broken> {
         let mut delivered = 0;
         let mut attempts = 0;
+        let mut begun = false;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        while delivered < page.messages.len() {
+        while delivered < load.messages().len() {
             let broken = |interrupt| Broken {
                 delivered,
                 interrupt,
             };
             // Between attempts everything may interrupt; within the first one a stop may not,
             // because a batch that is on its way is finished.
-            if attempts > 0 && self.status.stop.is_cancelled() {
+            if begun && self.status.stop.is_cancelled() {
                 return Err(broken(Interrupt::Stop));
+            }
+            if self.status.is_on_hold(self.context) {
+                // It may last, and what is delivered is delivered.
+                self.settle(load, delivered).await.map_err(broken)?;
+                self.status.hold(self.context).await.map_err(broken)?;
             }
             self.status
                 .trust
                 .opened()
                 .await
                 .map_err(|revoked| broken(revoked.into()))?;
+            begun = true;
             attempts += 1;
             let progress = Progress::default();
-            let batch = Batch {
-                messages: &page.messages[delivered..],
-                progress: &progress,
-                place: Some(Place {
-                    page,
-                    before: delivered,
-                }),
-            };
+            let batch = load.batch(delivered, &progress);
             let started = Instant::now();
             let outcome = tokio::select! {
                 biased;
@@ -222,15 +272,12 @@ impl<S: Sink> Delivery<'_, S> {
                 return Err(broken(Interrupt::Fenced));
             }
             if let SinkError::Rejected { reason, .. } = &error {
-                let letter = DeadLetter {
-                    message: &page.messages[delivered],
-                    error: reason,
-                    attempts,
-                };
-                self.dead_letter(&letter, meters).await.map_err(broken)?;
+                self.refused(load, delivered, reason, attempts, meters)
+                    .await
+                    .map_err(broken)?;
                 delivered += 1;
                 self.stored = false;
-                attempts = 1;
+                attempts = 0;
                 continue;
             }
             let delay = self.status.failed(self.context, &error, &mut backoff);
@@ -251,24 +298,60 @@ impl<S: Sink> Delivery<'_, S> {
         }
     }
 
-    /// Puts a refused message aside, however long the database takes.
-    async fn dead_letter(
+    /// What is to be known about the first `delivered` messages before we may go.
+    pub(super) async fn settle(
         &mut self,
-        letter: &DeadLetter<'_>,
+        load: Load<'_>,
+        delivered: usize,
+    ) -> Result<(), Interrupt> {
+        match load {
+            Load::Page(page) => self.store(page, delivered).await,
+            Load::Letters(letters, _) => {
+                let ids: Vec<i64> = letters[..delivered]
+                    .iter()
+                    .map(|letter| letter.id)
+                    .collect();
+                self.insist(&Note::Delivered(&ids)).await
+            }
+        }
+    }
+
+    /// Puts a refused message aside, or leaves it there.
+    async fn refused(
+        &mut self,
+        load: Load<'_>,
+        index: usize,
+        reason: &str,
+        attempts: u32,
         meters: &Meters,
     ) -> Result<(), Interrupt> {
+        let message = &load.messages()[index];
+        let note = match load {
+            Load::Page(_) => Note::Aside(DeadLetter {
+                message,
+                error: reason,
+                attempts,
+            }),
+            Load::Letters(letters, _) => Note::Again(letters[index].id, reason, attempts),
+        };
+        self.insist(&note).await?;
+        info!(
+            pipeline.id = %self.context.pipeline, message = message.id, reason,
+            "message is in the dead letters"
+        );
+        if let Note::Aside(_) = note {
+            meters.dead_lettered.increment(1);
+        }
+        Ok(())
+    }
+
+    /// Writes a note, however long the database takes.
+    async fn insist(&mut self, note: &Note<'_>) -> Result<(), Interrupt> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             self.status.trust.opened().await?;
-            match self.write(letter).await {
-                Ok(true) => {
-                    info!(
-                        pipeline.id = %self.context.pipeline, message = letter.message.id,
-                        reason = letter.error, "message moved to the dead letters"
-                    );
-                    meters.dead_lettered.increment(1);
-                    return Ok(());
-                }
+            match self.write(note).await {
+                Ok(true) => return Ok(()),
                 Ok(false) => {
                     names::fenced_write();
                     return Err(Interrupt::Fenced);
@@ -276,7 +359,7 @@ impl<S: Sink> Delivery<'_, S> {
                 Err(error) => {
                     debug!(
                         error = &error as &dyn std::error::Error,
-                        "could not write a dead letter"
+                        "could not write about dead letters"
                     );
                     self.database_failed(&error, &mut backoff).await?;
                 }
@@ -284,14 +367,14 @@ impl<S: Sink> Delivery<'_, S> {
         }
     }
 
-    async fn write(&self, letter: &DeadLetter<'_>) -> Result<bool, CatalogError> {
+    async fn write(&self, note: &Note<'_>) -> Result<bool, CatalogError> {
         let mut connection =
             self.services
                 .pool
                 .acquire()
                 .await
                 .map_err(|source| CatalogError::Database {
-                    doing: "writing a dead letter",
+                    doing: "writing about dead letters",
                     source,
                 })?;
         let Context {
@@ -300,12 +383,23 @@ impl<S: Sink> Delivery<'_, S> {
             epoch,
             ..
         } = self.context;
-        dead_letter_write(&mut connection, group, pipeline, *epoch, letter).await
+        match note {
+            Note::Aside(letter) => {
+                dead_letter_write(&mut connection, group, pipeline, *epoch, letter).await
+            }
+            Note::Again(letter, reason, attempts) => {
+                let refusal = (*reason, *attempts);
+                letter_refused(&mut connection, group, pipeline, *epoch, *letter, refusal).await
+            }
+            Note::Delivered(letters) => {
+                letters_delivered(&mut connection, group, pipeline, *epoch, letters).await
+            }
+        }
     }
 }
 
 /// Handles to this pipeline's metrics, looked up once.
-struct Meters {
+pub(super) struct Meters {
     delivered: Counter,
     dead_lettered: Counter,
     failures: [Counter; 3],

@@ -19,10 +19,13 @@
 //! - the sink refuses one message for good: it goes to the dead letters, the rest goes on.
 //! - the configuration cannot work: nothing is tried until it changes, save for a look now and then.
 //! - the position is refused: a newer owner exists; stop at once.
+//! - an operator pauses the pipeline: what is on its way is finished, and nothing more is begun.
+//! - an operator takes the position back: the epoch is a newer one, which is as if fenced.
 //! - the lock session is gone: stop at once, store nothing.
 
 mod deliver;
 mod read;
+mod replay;
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +41,7 @@ use crate::{
     discovery::Runnable,
     gauge::Gauge,
     handovers::HandoverHandle,
+    orders::Inbound,
     ownership::WorkerEnd,
     preparation::Shelf,
     sink::{
@@ -48,7 +52,7 @@ use crate::{
     wakeup::{Idle, WakeupHandle},
 };
 
-use self::read::Reader;
+use self::{read::Reader, replay::Replaying};
 
 /// The right to run one pipeline: a lock on a session that is still trusted, and its epoch. A
 /// worker cannot be built without one, and it cannot be copied.
@@ -56,6 +60,7 @@ use self::read::Reader;
 pub(crate) struct Grant {
     pub(crate) claim: Claim,
     pub(crate) trust: Trust,
+    pub(crate) orders: Inbound,
 }
 
 /// What all workers share.
@@ -111,6 +116,7 @@ pub(crate) async fn run(
         positions,
         trust: grant.trust.clone(),
         stop,
+        orders: grant.orders.clone(),
     };
     let end = match &runnable.spec {
         Ok(spec) => run_valid(&grant, spec, &runnable, &services, status).await,
@@ -206,6 +212,7 @@ async fn run_with<S: Sink>(
         status,
         sink: &mut sink,
         stored: false,
+        replaying: Replaying::default(),
     };
     let interrupt = match delivery.run(&mut reader).await {
         Ok(never) => match never {},
@@ -222,7 +229,14 @@ async fn open_sink<S: Sink>(
     status: &mut Status,
 ) -> Result<S, Interrupt> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut tried = false;
     loop {
+        // The first attempt is made all the same, so that a hand-over of a pipeline that is on hold
+        // is over when it is.
+        if tried {
+            status.hold(context).await?;
+        }
+        tried = true;
         status.trust.opened().await?;
         let opened = tokio::select! {
             biased;
@@ -245,6 +259,7 @@ struct Status {
     positions: Positions,
     trust: Trust,
     stop: CancellationToken,
+    orders: Inbound,
 }
 
 impl Status {
@@ -282,6 +297,32 @@ impl Status {
         }
     }
 
+    /// Whether an operator wants nothing delivered; says so, once a change.
+    fn is_on_hold(&mut self, context: &Context) -> bool {
+        let Some(reason) = self.orders.pause() else {
+            return false;
+        };
+        if self.gauge.set_state(PipelineState::Paused, Some(&reason)) {
+            info!(pipeline.id = %context.pipeline, reason, "on hold");
+            self.positions
+                .set_state(PipelineState::Paused, Some(reason));
+        }
+        true
+    }
+
+    /// Waits while an operator wants nothing delivered.
+    async fn hold(&mut self, context: &Context) -> Result<(), Interrupt> {
+        while self.is_on_hold(context) {
+            let mut orders = self.orders.clone();
+            tokio::select! {
+                biased;
+                interrupt = self.interrupted() => return Err(interrupt),
+                () = orders.changed() => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Waits, unless interrupted.
     async fn pause(&self, delay: Duration) -> Result<(), Interrupt> {
         tokio::select! {
@@ -297,6 +338,7 @@ impl Status {
             biased;
             () = self.trust.revoked() => Interrupt::Revoked,
             () = self.positions.fenced() => Interrupt::Fenced,
+            () = self.orders.superseded() => Interrupt::Fenced,
             () = self.stop.cancelled() => Interrupt::Stop,
         }
     }

@@ -3,6 +3,7 @@
 
 mod apply;
 mod file;
+mod flow;
 
 use serde_json::json;
 use tide_catalog::{
@@ -12,6 +13,7 @@ use tide_catalog::{
 use tide_model::{AgentName, PipelineName, UnitName};
 use time::OffsetDateTime;
 
+use self::flow::Flow;
 use super::catalog;
 use crate::{
     args::PipelineCommand, context::Context, error::CliError, exit::Exit, output::views,
@@ -25,6 +27,13 @@ pub(super) async fn run(context: &Context, command: PipelineCommand) -> Result<E
         PipelineCommand::Show { name } => show(context, &name).await,
         PipelineCommand::Enable { name } => switch(context, &name, Switch::On).await,
         PipelineCommand::Disable { name } => switch(context, &name, Switch::Off).await,
+        PipelineCommand::Pause { name, reason } => {
+            flow::switch(context, &name, Flow::Pause, reason).await
+        }
+        PipelineCommand::Resume { name, reason } => {
+            flow::switch(context, &name, Flow::Resume, reason).await
+        }
+        PipelineCommand::Rewind(args) => flow::rewind(context, args).await,
         PipelineCommand::Delete { name, yes } => delete(context, &name, yes).await,
     }
 }
