@@ -13,6 +13,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 
 use sqlx::{Connection, PgConnection};
 use tide_model::{AgentName, GroupName, HandoverKind, Incarnation, UnitName};
+use tracing::debug;
 
 use crate::{
     CatalogError, connection::Server, error::Doing, handovers::Departure, offsets::offsets_claim,
@@ -63,6 +64,8 @@ impl LockSession {
         let lease = lease.as_millis().to_string();
         let settings = [
             ("idle_session_timeout", lease.clone()),
+            // For whoever freezes between two statements of one transaction.
+            ("idle_in_transaction_session_timeout", lease.clone()),
             // A peer that vanished without a word is noticed by the kernel as well.
             ("tcp_user_timeout", lease),
             ("tcp_keepalives_idle", "1".to_owned()),
@@ -251,17 +254,69 @@ impl LockSession {
         }
     }
 
-    /// Goes through all that an owner asks of this session, on no pipeline: it is quicker at it from
-    /// then on.
+    /// Goes through all that an owner asks of this session: it is quicker at it from then on, because
+    /// PostgreSQL compiles and plans what a session runs once per session.
+    ///
+    /// It is done with a real pipeline, if there is one, for a group that nobody is in, and taken
+    /// back: only what finds a row goes all the way, triggers included. Locks are of that group, too.
+    /// Fails only if the session does.
     pub async fn rehearse(
         &mut self,
         agent: &AgentName,
         incarnation: Incarnation,
     ) -> Result<(), CatalogError> {
-        self.try_locks(&[]).await?;
+        const DOING: &str = "rehearsing a claim";
+        let nobodys = GroupName::try_from(format!("rehearsal-{}", incarnation.0))
+            .map_err(|error| CatalogError::inconsistent("rehearsal", "group", error))?;
+        sqlx::query("-- rehearse\nBEGIN")
+            .execute(&mut self.connection)
+            .await
+            .doing(DOING)?;
+        let group = std::mem::replace(&mut self.group, nobodys);
+        let rehearsed = self.claim_and_release(agent, incarnation).await;
+        let rolled_back = sqlx::query("-- rehearsed\nROLLBACK")
+            .execute(&mut self.connection)
+            .await
+            .doing(DOING);
+        // A rollback keeps a session's locks.
+        let left: Vec<UnitName> = self.held.iter().cloned().collect();
+        let unlocked = self.unlock(&left).await;
+        self.group = group;
+        rolled_back.and(unlocked)?;
+        // What is wrong will be said when it matters, by whoever knows for which pipeline.
+        if let Err(error) = rehearsed {
+            debug!(error = &error as &dyn std::error::Error, "{DOING} failed");
+        }
+        Ok(())
+    }
+
+    async fn claim_and_release(
+        &mut self,
+        agent: &AgentName,
+        incarnation: Incarnation,
+    ) -> Result<(), CatalogError> {
+        let any: Option<String> =
+            sqlx::query_scalar("-- rehearse\nSELECT name FROM tide.pipelines LIMIT 1")
+                .fetch_optional(&mut self.connection)
+                .await
+                .doing("looking for a pipeline to rehearse with")?;
+        let units: Vec<UnitName> = any
+            .into_iter()
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        self.attempt(&units).await?;
         let group = self.group.clone();
-        offsets_claim(&mut self.connection, &group, agent, incarnation, &[]).await?;
-        self.release(agent, incarnation, &[]).await?;
+        offsets_claim(&mut self.connection, &group, agent, incarnation, &units).await?;
+        let departures: Vec<Departure> = units
+            .into_iter()
+            .map(|pipeline| Departure {
+                pipeline,
+                kind: Some(HandoverKind::Rebalance),
+                quiet: Duration::ZERO,
+                to: Some(agent.clone()),
+            })
+            .collect();
+        self.release(agent, incarnation, &departures).await?;
         Ok(())
     }
 

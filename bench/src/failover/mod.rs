@@ -20,7 +20,6 @@ use tide_sandbox::publisher::{PublishPlan, Publisher};
 use self::{
     arrivals::{Arrivals, SinkKind},
     report::Report,
-    scenes::Absence,
 };
 use crate::rig::{Rig, say};
 
@@ -133,9 +132,7 @@ async fn measure(args: &Args, report: &mut Report) -> Result<()> {
         scenes::peers(&stage, interval, args.peer_crashes, report).await?;
     }
     if args.handovers > 0 {
-        scenes::absences(&stage, Absence::Stop, args.handovers, report).await?;
-        scenes::absences(&stage, Absence::Drain, args.handovers, report).await?;
-        scenes::moves(&stage, args.handovers, report).await?;
+        scenes::planned(&stage, args.handovers, report).await?;
     }
     if args.freezes > 0 {
         scenes::freezes(&stage, args.freezes, report).await?;

@@ -134,6 +134,26 @@ impl Report {
         );
     }
 
+    /// All that scenes of these keys measured, as one more.
+    pub(super) fn together(
+        &mut self,
+        key: &'static str,
+        title: &str,
+        keys: &[&str],
+        target: Option<Target>,
+    ) {
+        let parts = || self.scenes.iter().filter(|scene| keys.contains(&scene.key));
+        let whole = Scene {
+            key,
+            title: title.to_owned(),
+            planned: parts().map(|scene| scene.planned).sum(),
+            done: parts().map(|scene| scene.done).sum(),
+            gaps: parts().flat_map(|scene| scene.gaps.clone()).collect(),
+            target,
+        };
+        self.scenes.push(whole);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.scenes.iter().all(|scene| scene.gaps.is_empty())
     }
@@ -226,6 +246,16 @@ mod tests {
         assert!(text.contains("1 of 2 within 3100 ms"), "{text}");
         assert!(!text.contains("cut\n"), "{text}");
         assert_eq!(report.json().as_object().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_belongs_together_is_one_distribution() {
+        let mut report = report();
+        report.together("all", "all of them", &["crashes", "freezes", "none"], None);
+        let all = &report.json()["all"];
+        assert_eq!(all["samples"], json!(5));
+        assert_eq!((&all["done"], &all["planned"]), (&json!(3), &json!(7)));
+        assert_eq!(all["max_ms"], json!(3_200.0));
     }
 
     #[test]

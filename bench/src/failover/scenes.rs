@@ -19,6 +19,8 @@ use super::{
 const PATIENCE: Duration = Duration::from_mins(1);
 /// What the design allows a planned change to cost.
 const HANDOVER: Target = Target::P99(50.0);
+/// The scenes in which a change is planned.
+const PLANNED: [&str; 5] = ["stops", "joins", "drains", "undrains", "moves"];
 /// A crash comes at any moment of the watcher's slice.
 const ANY_MOMENT: Duration = tide_catalog::agents::WATCH_SLICE;
 
@@ -125,7 +127,7 @@ pub(super) async fn cuts(stage: &Stage<'_>, count: usize, report: &mut Report) -
 
 /// Why an agent is to own nothing for a while.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Absence {
+enum Absence {
     /// SIGTERM, and it comes back.
     Stop,
     /// A drain, and its end.
@@ -134,7 +136,7 @@ pub(super) enum Absence {
 
 /// Each agent in turn gives everything away, and gets its share again. The gap is between the former
 /// owner's last delivery and the next owner's first.
-pub(super) async fn absences(
+async fn absences(
     stage: &Stage<'_>,
     absence: Absence,
     count: usize,
@@ -177,8 +179,18 @@ pub(super) async fn absences(
     crew.dismiss().await
 }
 
+/// Every kind of planned change.
+pub(super) async fn planned(stage: &Stage<'_>, count: usize, report: &mut Report) -> Result<()> {
+    absences(stage, Absence::Stop, count, report).await?;
+    absences(stage, Absence::Drain, count, report).await?;
+    moves(stage, count, report).await?;
+    let title = "all planned changes together";
+    report.together("planned", title, &PLANNED, Some(HANDOVER));
+    Ok(())
+}
+
 /// A pipeline is moved, and its preference ended. The gap is as above.
-pub(super) async fn moves(stage: &Stage<'_>, count: usize, report: &mut Report) -> Result<()> {
+async fn moves(stage: &Stage<'_>, count: usize, report: &mut Report) -> Result<()> {
     let title = "a pipeline is moved: the last delivery by one owner, to the first by the next";
     report.begin("moves", title.to_owned(), count, Some(HANDOVER));
     let crew = stage.crew(Cabling::Straight, stage.flags()).await?;
