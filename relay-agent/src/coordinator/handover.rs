@@ -1,6 +1,6 @@
 //! Before pipelines change hands: asking a successor to make ready, and making ready.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use tide_catalog::listener::Handshake;
 use tide_model::{AgentName, HandoverKind, UnitName};
@@ -59,8 +59,26 @@ impl Coordinator {
         }
     }
 
-    /// An owner is about to hand these to us. Those that we do not know yet need a look.
-    pub(super) fn make_ready(&mut self, handshake: Handshake) {
+    /// An owner is about to hand these to us. What we have not seen yet, as one that has only joined
+    /// has seen nothing, is looked at first: an owner waits, and messages flow meanwhile.
+    pub(super) fn asked_to_make_ready(&mut self, handshake: Handshake) {
+        let mut names = handshake.pipelines.iter();
+        if names.all(|name| self.specs.contains_key(name)) {
+            self.make_ready(handshake);
+        } else {
+            self.unseen.push(handshake);
+            self.look_in(Duration::ZERO);
+        }
+    }
+
+    /// We have looked. What is still unknown is gone, or will be opened when it comes.
+    pub(super) fn make_seen_ready(&mut self) {
+        for handshake in std::mem::take(&mut self.unseen) {
+            self.make_ready(handshake);
+        }
+    }
+
+    fn make_ready(&mut self, handshake: Handshake) {
         let known: BTreeMap<_, _> = handshake
             .pipelines
             .iter()

@@ -128,6 +128,7 @@ impl Coordinator {
                 self.look_in(Duration::from_millis(500));
             }
         }
+        self.make_seen_ready();
         // Whether or not we know who comes next, we go.
         if leaving && self.leaving == Leaving::Looking {
             self.leaving = Leaving::Yes;

@@ -17,7 +17,12 @@ use std::{
     time::Duration,
 };
 
-use tide_catalog::{CatalogError, listener::Notice, lock_session::Home, offsets::Claim};
+use tide_catalog::{
+    CatalogError,
+    listener::{Handshake, Notice},
+    lock_session::Home,
+    offsets::Claim,
+};
 use tide_daemon::backoff::Backoff;
 use tide_model::{AgentName, HandoverKind, Incarnation, OperationId, UnitName};
 use tokio::{
@@ -199,6 +204,8 @@ pub(crate) struct Coordinator {
     discovery_failing: bool,
     /// Agents that holds name and nobody knows, as it was said.
     strangers: BTreeSet<AgentName>,
+    /// What is to come to us and needs a look first.
+    unseen: Vec<Handshake>,
     /// The server of the newest lock session.
     home: Option<Home>,
     /// Why there is no lock session, as it was said.
@@ -265,6 +272,7 @@ impl Coordinator {
             failures: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             discovery_failing: false,
             strangers: BTreeSet::new(),
+            unseen: Vec::new(),
             home: None,
             complaint: None,
             parts,
@@ -349,7 +357,7 @@ impl Coordinator {
             Notice::Prepare(handshake)
                 if ours(&handshake.group) && handshake.to == self.parts.config.name =>
             {
-                self.make_ready(handshake);
+                self.asked_to_make_ready(handshake);
             }
             Notice::Ready(handshake)
                 if ours(&handshake.group) && handshake.to == self.parts.config.name =>
