@@ -1,12 +1,22 @@
 //! What happens around the moment in which a pipeline changes hands.
 
-use anyhow::{Context as _, Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
+use tide_catalog::{
+    connection::Server,
+    handovers::{Arrival, Departure, handover_ready},
+    lock_session::LockSession,
+    offsets::offsets_claim,
+};
+use tide_model::{AgentName, GroupName, HandoverKind, Incarnation, UnitName};
 use tide_sandbox::{
     kafka::{MockKafka, Topic},
     wait::eventually,
 };
-use tide_tests::{Fleet, FleetOptions, SOON, proof};
+use tide_tests::{Fleet, FleetOptions, SOON, catalog::Catalog, proof};
+use uuid::Uuid;
 
 /// Agents with one pipeline to Kafka, under load, and who owns it.
 async fn with_kafka(agents: usize) -> Result<(Fleet, MockKafka, String)> {
@@ -82,6 +92,34 @@ async fn a_successor_is_ready_before_the_owner_lets_go() -> Result<()> {
     proof::exactly_once(&fleet.settle_and_check().await?)
 }
 
+#[tokio::test]
+async fn a_newcomer_is_ready_before_anybody_gives_it_anything() -> Result<()> {
+    // GIVEN pipelines to Kafka, all of one agent
+    let mut fleet = Fleet::start(FleetOptions::agents(1)).await?;
+    let topics: Vec<String> = (0..6).map(|number| format!("topic-{number}")).collect();
+    let on_broker: Vec<Topic> = topics.iter().map(|name| Topic::new(name, 2)).collect();
+    let kafka = MockKafka::start(&on_broker)?;
+    for name in &topics {
+        fleet.add_kafka_pipeline(name, "events", &kafka).await?;
+    }
+    fleet.wait_until_running().await?;
+    fleet.publish().await?;
+    for newcomer in ["relay-2", "relay-3", "relay-4"] {
+        // WHEN another joins, who has seen none of them before
+        fleet.start_agent(newcomer).await?;
+        fleet.wait_until_balanced().await?;
+        // THEN every sink that it was given was ready by then
+        let given = fleet.owned_by(newcomer).await?;
+        ensure!(!given.is_empty(), "{newcomer} was given nothing");
+        for pipeline in given {
+            let text = format!("sink was prepared pipeline.id={pipeline}");
+            fleet.agent(newcomer).log(&text).await?;
+        }
+    }
+    fleet.publish_more(50).await?;
+    proof::exactly_once(&fleet.settle_and_check().await?)
+}
+
 /// Waits until a hand-over of this kind from this agent is on record, for every pipeline that it
 /// had, and returns how many hand-overs there are by now.
 async fn recorded(fleet: &Fleet, kind: &str, from: &str, count: usize) -> Result<i64> {
@@ -153,4 +191,50 @@ async fn every_hand_over_is_measured_and_says_why_it_was() -> Result<()> {
         "only the first of the two had a successor"
     );
     proof::clean(&fleet.settle_and_check().await?)
+}
+
+#[tokio::test]
+async fn an_owner_does_not_take_its_own_leave_for_its_arrival() -> Result<()> {
+    // GIVEN two agents' sessions and a pipeline
+    let catalog = Catalog::with_pipeline("events", "p").await?;
+    let group: GroupName = "default".parse()?;
+    let (one, two): (AgentName, AgentName) = ("relay-1".parse()?, "relay-2".parse()?);
+    let incarnations = [(); 2].map(|()| Incarnation(Uuid::now_v7()));
+    let unit: [UnitName; 1] = ["p".parse()?];
+    let server = Server::parse(&catalog.url, "test")?;
+    let lease = Duration::from_mins(5);
+    let mut former = LockSession::open(&server, &group, lease).await?;
+    let mut next = LockSession::open(&server, &group, lease).await?;
+    let ready = |epoch| Arrival {
+        pipeline: unit[0].clone(),
+        epoch,
+        ready: Duration::ZERO,
+    };
+    // WHEN an owner leaves before it has said that it was ready, and says so then
+    former.try_lock(&unit).await?;
+    let claims = offsets_claim(former.connection(), &group, &one, incarnations[0], &unit).await?;
+    let leave = Departure {
+        pipeline: unit[0].clone(),
+        kind: Some(HandoverKind::Rebalance),
+        to: Some(two.clone()),
+        quiet: Duration::ZERO,
+    };
+    let unstamped = former.release(&one, incarnations[0], &[leave]).await?;
+    ensure!(unstamped.is_none(), "{unstamped:?}");
+    let late = [ready(claims[0].epoch)];
+    let own = handover_ready(former.connection(), &group, &one, &late).await?;
+    // THEN that is no hand-over, and its successor's is one
+    ensure!(own.is_empty(), "{own:?}");
+    ensure!(next.try_lock(&unit).await? == unit, "it is free");
+    let claims = offsets_claim(next.connection(), &group, &two, incarnations[1], &unit).await?;
+    let in_time = [ready(claims[0].epoch)];
+    let handovers = handover_ready(next.connection(), &group, &two, &in_time).await?;
+    let [handover] = handovers.as_slice() else {
+        bail!("one hand-over: {handovers:?}");
+    };
+    ensure!(
+        handover.kind == HandoverKind::Rebalance && handover.from == "relay-1",
+        "{handover:?}"
+    );
+    Ok(())
 }
