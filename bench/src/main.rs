@@ -1,7 +1,7 @@
 //! `tide-bench`: `cargo run --release -p tide-bench -- relay`.
 
 use clap::{Parser, Subcommand};
-use tide_bench::{failover, relay};
+use tide_bench::{failover, idle, latency, publish, relay};
 
 /// Measures Tide against what this machine can do. Build with --release, agents included.
 #[derive(Debug, Parser)]
@@ -17,6 +17,12 @@ enum Command {
     Relay(relay::Args),
     /// From the loss of an owner, or a planned change, to the next delivery by another agent.
     Failover(failover::Args),
+    /// From a commit to the sink, with and without an unrelated transaction that stays open.
+    Latency(latency::Args),
+    /// What publishers lose to a fleet that reads what they write (needs pgbench).
+    Publish(publish::Args),
+    /// What many pipelines cost that have nothing to do.
+    Idle(idle::Args),
 }
 
 #[tokio::main]
@@ -24,5 +30,8 @@ async fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Relay(args) => relay::run(args).await,
         Command::Failover(args) => failover::run(args).await,
+        Command::Latency(args) => latency::run(args).await,
+        Command::Publish(args) => publish::run(args).await,
+        Command::Idle(args) => idle::run(args).await,
     }
 }

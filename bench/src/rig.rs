@@ -47,6 +47,11 @@ impl Rig {
         })
     }
 
+    /// The server's first process.
+    pub fn server(&self) -> Result<u32> {
+        self.postgres.pid().context("the server is not running")
+    }
+
     /// A proxy between an agent and the database, which can be cut, and the URL through it.
     pub async fn cable(&self) -> Result<(Proxy, String)> {
         let proxy = Proxy::to_port(self.postgres.port()).await?;

@@ -6,7 +6,6 @@
 
 mod arrivals;
 mod crew;
-mod distribution;
 mod report;
 mod scenes;
 

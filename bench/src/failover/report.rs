@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant};
 
-use super::distribution::Distribution;
+use crate::distribution::Distribution;
 
 /// How often progress is written where lines cannot be overwritten.
 const LINE_EVERY: Duration = Duration::from_secs(10);

@@ -27,6 +27,8 @@ pub(super) struct Reader {
     source: Source,
     outbox: Arc<str>,
     limits: PageLimits,
+    /// Messages to ask for, so that large ones are not sent only to be left out.
+    asking: usize,
     cursor: Cursor,
     /// Position in the pass over what an old cluster left unread, while there is one.
     restoring: Option<i64>,
@@ -53,6 +55,7 @@ impl Reader {
                 messages: spec.batch_size,
                 bytes: spec.batch_bytes,
             },
+            asking: spec.batch_size,
             cursor: claim.cursor.clone(),
             restoring: claim.restored.then_some(0),
             looked: 0,
@@ -96,13 +99,17 @@ impl Reader {
                     doing: "reading the outbox",
                     source,
                 })?;
+        let limits = PageLimits {
+            messages: self.asking,
+            ..self.limits
+        };
         if let Some(position) = self.restoring {
             let (messages, more) = read_restored(
                 &mut connection,
                 &self.source,
                 &self.cursor,
                 position,
-                self.limits,
+                limits,
             )
             .await?;
             let last = messages.last().map(|message| message.id);
@@ -116,7 +123,13 @@ impl Reader {
             info!(outbox = %self.outbox, high = self.cursor.high, "going on after a restore into another cluster");
             return Ok(Page::restored(messages, before, Some(self.cursor.clone())));
         }
-        let page = read_page(&mut connection, &self.source, &self.cursor, self.limits).await?;
+        let page = read_page(&mut connection, &self.source, &self.cursor, limits).await?;
+        self.asking = ask_for(
+            limits.messages,
+            page.messages.len(),
+            page.more,
+            self.limits.messages,
+        );
         self.cursor = page.cursor.clone();
         Ok(page)
     }
@@ -141,5 +154,29 @@ impl Reader {
             last_read: self.last_read,
         };
         self.wakeups.wait(idle).await;
+    }
+}
+
+/// How many messages to ask for after a page for which `asked` were asked and `got` came. A page
+/// with fewer than there were is full by bytes: the server has sent the rest for nothing.
+fn ask_for(asked: usize, got: usize, more: bool, most: usize) -> usize {
+    if more && got < asked {
+        got.max(1)
+    } else {
+        (asked * 2).min(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_messages_are_asked_for_as_they_fit_and_small_ones_by_the_batch() {
+        assert_eq!(ask_for(1_000, 8, true, 1_000), 8, "full by bytes");
+        assert_eq!(ask_for(8, 0, true, 1_000), 1, "never none");
+        assert_eq!(ask_for(8, 8, true, 1_000), 16, "perhaps more fit");
+        assert_eq!(ask_for(800, 800, true, 1_000), 1_000);
+        assert_eq!(ask_for(8, 3, false, 1_000), 16, "there was no more");
     }
 }

@@ -15,31 +15,31 @@ const BAR: usize = 44;
 
 /// Milliseconds, in order.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Distribution {
+pub(crate) struct Distribution {
     sorted: Vec<f64>,
 }
 
 /// One row of the histogram.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Bucket {
-    pub(super) from: f64,
-    pub(super) below: f64,
-    pub(super) count: usize,
+pub(crate) struct Bucket {
+    pub(crate) from: f64,
+    pub(crate) below: f64,
+    pub(crate) count: usize,
 }
 
 impl Distribution {
-    pub(super) fn of(samples: &[f64]) -> Self {
+    pub(crate) fn of(samples: &[f64]) -> Self {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
         Self { sorted }
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.sorted.len()
     }
 
     /// The smallest sample that at least this share of all does not exceed; 0 without samples.
-    pub(super) fn quantile(&self, share: f64) -> f64 {
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
         let rank = (self.sorted.len() as f64 * share).ceil() as usize;
         self.sorted
             .get(rank.saturating_sub(1))
@@ -47,18 +47,18 @@ impl Distribution {
             .unwrap_or(0.0)
     }
 
-    pub(super) fn max(&self) -> f64 {
+    pub(crate) fn max(&self) -> f64 {
         self.sorted.last().copied().unwrap_or(0.0)
     }
 
     /// How many are at most this large.
-    pub(super) fn within(&self, limit: f64) -> usize {
+    pub(crate) fn within(&self, limit: f64) -> usize {
         self.sorted.partition_point(|sample| *sample <= limit)
     }
 
     /// From the first row that holds something to the last. Rows are equally wide where the
     /// samples are of one magnitude, and grow with the bound where they are not.
-    pub(super) fn buckets(&self) -> Vec<Bucket> {
+    pub(crate) fn buckets(&self) -> Vec<Bucket> {
         let (Some(least), Some(most)) = (self.sorted.first(), self.sorted.last()) else {
             return Vec::new();
         };
@@ -82,7 +82,7 @@ impl Distribution {
     }
 
     /// A line of quantiles, and a line for every row of the histogram.
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = format!(
             "  p50 {:.1} ms   p90 {:.1} ms   p99 {:.1} ms   max {:.1} ms",
             self.quantile(0.5),
