@@ -94,7 +94,8 @@ pub async fn run(args: Args) -> Result<()> {
         elapsed.as_secs_f64()
     ))?;
     for ((name, who), before) in parts.into_iter().zip(before) {
-        let share = (who.busy()? - before?).as_secs_f64() / elapsed.as_secs_f64();
+        let used = who.busy()?.saturating_sub(before?);
+        let share = used.as_secs_f64() / elapsed.as_secs_f64();
         say(&format!(
             "  {name:<8} {:>6.2} % of a core, wanted: {:.0} %",
             share * 100.0,
