@@ -17,6 +17,7 @@ mod catch_up;
 pub mod connection;
 pub mod dead_letters;
 pub mod error;
+pub mod events;
 pub mod fleet;
 pub mod handovers;
 pub mod inboxes;

@@ -28,8 +28,10 @@ pub async fn verify_relay(connection: &mut PgConnection) -> Result<(), CatalogEr
          FROM needed n\n\
          JOIN pg_class c ON c.relname = n.object\n\
          JOIN pg_namespace s ON s.oid = c.relnamespace AND s.nspname = 'tide'\n\
-         WHERE NOT CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, n.privilege)\n\
-                                  ELSE has_table_privilege(c.oid, n.privilege) END\n\
+         WHERE NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, n.privilege)\n\
+                        -- Only some columns of an event are for agents to fill in.\n\
+                        WHEN n.object = 'events' THEN has_any_column_privilege(c.oid, n.privilege)\n\
+                        ELSE has_table_privilege(c.oid, n.privilege) END\n\
          UNION ALL\n\
          SELECT 'EXECUTE ON FUNCTION pg_control_system()'\n\
          WHERE NOT has_function_privilege('pg_control_system()', 'EXECUTE')",
