@@ -25,6 +25,43 @@ pub struct Args {
     #[arg(long, env = "TIDE_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
 
+    /// Certificate chain to serve gRPC over TLS with, in PEM; read again when it changes
+    #[arg(long, env = "TIDE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of that certificate, in PEM
+    #[arg(long, env = "TIDE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// CA of client certificates, in PEM; each names its owner as
+    /// `spiffe://TRUST-DOMAIN/tide/GROUP/ROLE/NAME`, where ROLE is agent, viewer, operator or admin
+    #[arg(long, env = "TIDE_CLIENT_CA", value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+
+    /// TOML file of bearer tokens, each with `name`, `role`, `sha256` and perhaps `expires`; read
+    /// again when it changes
+    #[arg(long, env = "TIDE_TOKENS", value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+
+    /// Origin whose pages may ask from a browser, as `https://HOST`; several with commas between
+    /// [default: none]
+    #[arg(
+        long,
+        env = "TIDE_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    pub cors_origins: Vec<String>,
+
+    /// How many requests a second one caller may make, agents excepted [default: 500]
+    #[arg(long, env = "TIDE_REQUEST_RATE", value_name = "N")]
+    pub request_rate: Option<u32>,
+
+    /// Serve beyond this machine without TLS or without asking who is there: whoever reaches the
+    /// port may drain the fleet
+    #[arg(long, env = "TIDE_INSECURE")]
+    pub insecure: bool,
+
     /// How agents and `tidectl` reach this one while it is the active one, as `http://HOST:PORT`
     /// [default: the address that it listens on, or the host's name]
     #[arg(long, env = "TIDE_ADVERTISE_URL", value_name = "URL")]
@@ -51,7 +88,8 @@ pub struct Args {
     pub log_format: Option<LogFormat>,
 
     /// A TOML file with the same settings: `postgres_url`, `listen`, `advertise_url`, `lease_secs`,
-    /// `relay_group_id`, `metrics_addr`, `shutdown_timeout_secs`, `log_format`
+    /// `relay_group_id`, `metrics_addr`, `shutdown_timeout_secs`, `log_format`, `tls_cert`, `tls_key`,
+    /// `client_ca`, `tokens`, `cors_origins`, `request_rate`, `insecure`
     #[arg(long, env = "TIDE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -15,8 +15,10 @@
 //! by side on one database: one is the active one (`leadership`), the others refuse requests with
 //! its address and take over when it goes.
 
+mod access;
 mod api;
 pub mod args;
+mod audit;
 pub mod config;
 mod database;
 mod fleet;
@@ -36,8 +38,13 @@ use tracing::info;
 
 pub use self::api::{HINT_KEY, LEADER_KEY};
 use self::{
+    access::{
+        files::{CredentialsReader, CredentialsTask},
+        gate::Gate,
+        methods::Method,
+    },
     api::Services,
-    config::Config,
+    config::{Config, Security},
     database::Database,
     fleet::{FleetHandle, FleetTask},
     leadership::{Leadership, LeadershipTask},
@@ -71,13 +78,17 @@ pub struct ControlPlane {
     http: HttpServer,
     http_addr: SocketAddr,
     metrics: Metrics,
+    security: Security,
+    credentials: CredentialsReader,
+    credentials_task: CredentialsTask,
 }
 
 impl ControlPlane {
     /// Checks the database, reads the fleet once, binds both addresses and tries to lead.
     pub async fn build(config: &Config) -> Result<Self, Failure> {
         let metrics = Metrics::install().map_err(Failure::failed)?;
-        self::metrics::describe(&api::METHODS);
+        self::metrics::describe(&Method::our_names());
+        let (credentials, credentials_task) = access::files::credentials(&config.security)?;
         let (database, first) = startup::open_database(config).await?;
         let (grpc, grpc_addr) = startup::bind_grpc(config.listen).await?;
         let (http, http_addr) = startup::bind_http(config.metrics_addr).await?;
@@ -99,6 +110,9 @@ impl ControlPlane {
             http,
             http_addr,
             metrics,
+            security: config.security.clone(),
+            credentials,
+            credentials_task,
         })
     }
 
@@ -115,7 +129,18 @@ impl ControlPlane {
     /// Starts every part as a task of the process.
     pub fn spawn(self, lifecycle: &Lifecycle) {
         let stop = lifecycle.soft();
+        let gate = Gate::new(
+            self.group.clone(),
+            self.credentials.clone(),
+            self.security.asks(),
+            self.security.request_rate,
+        );
+        let (audit, audit_task) = audit::audit(self.database.clone());
         let services = Services {
+            gate,
+            audit,
+            credentials: self.credentials,
+            cors_origins: self.security.cors_origins.clone(),
             group: self.group.clone(),
             fleet: self.fleet.clone(),
             leadership: self.leadership.clone(),
@@ -131,6 +156,8 @@ impl ControlPlane {
             stop.clone(),
         ));
         info!(group = %self.group, database = self.database.server().label(), "fleet read");
+        lifecycle.spawn("credentials", self.credentials_task.run(stop.clone()));
+        lifecycle.spawn("audit", audit_task.run(stop.clone()));
         lifecycle.spawn("hub", self.hub.run(stop.clone()));
         lifecycle.spawn(
             "notices",
@@ -143,7 +170,8 @@ impl ControlPlane {
         lifecycle.spawn("election", self.election.run(stop.clone()));
         lifecycle.spawn("grpc", api::serve(services, self.grpc, stop.clone()));
         lifecycle.spawn("http", self.http.serve(self.metrics, probes, stop));
-        info!(address = %self.grpc_addr, "serving gRPC");
+        let security = self.security.describe();
+        info!(address = %self.grpc_addr, security, "serving gRPC");
         info!(address = %self.http_addr, "serving metrics");
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use tide_model::fleet::{AgentState, FleetView};
 
+use crate::access::Denied;
+
 /// Agents by state. Label: `state`.
 pub(crate) const AGENTS: &str = "tide_control_plane_agents";
 /// Pipelines by state. Label: `state`.
@@ -26,6 +28,11 @@ pub(crate) const REPORTS_TOTAL: &str = "tide_control_plane_reports_total";
 /// Calls of Tide's services, counted when they are answered and streams when they begin. Labels:
 /// `method`, `code`.
 pub(crate) const REQUESTS_TOTAL: &str = "tide_control_plane_requests_total";
+
+/// Requests that were not let through. Label: `reason`.
+pub(crate) const DENIED_TOTAL: &str = "tide_control_plane_denied_total";
+/// Lines of the audit that could not be written.
+pub(crate) const AUDIT_LOST_TOTAL: &str = "tide_control_plane_audit_lost_total";
 
 const AGENT_STATES: [AgentState; 7] = [
     AgentState::Active,
@@ -109,6 +116,15 @@ pub(crate) fn describe(methods: &[&'static str]) {
         REQUESTS_TOTAL,
         "Calls, counted when they are answered and streams when they begin."
     );
+    describe_counter!(DENIED_TOTAL, "Requests that were not let through.");
+    for reason in Denied::REASONS {
+        counter!(DENIED_TOTAL, "reason" => reason).absolute(0);
+    }
+    describe_counter!(
+        AUDIT_LOST_TOTAL,
+        "Lines of the audit that could not be written."
+    );
+    counter!(AUDIT_LOST_TOTAL).absolute(0);
     for kind in ReportKind::ALL {
         counter!(REPORTS_TOTAL, "kind" => kind.as_str()).absolute(0);
     }

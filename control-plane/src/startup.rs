@@ -46,10 +46,15 @@ pub(crate) fn advertised(config: &Config, bound: SocketAddr) -> String {
     if let Some(url) = &config.advertise_url {
         return url.clone();
     }
+    let scheme = if config.security.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     if bound.ip().is_unspecified() {
-        return format!("http://{}:{}", host_name(), bound.port());
+        return format!("{scheme}://{}:{}", host_name(), bound.port());
     }
-    format!("http://{bound}")
+    format!("{scheme}://{bound}")
 }
 
 /// This process among the replicas: no two of them listen on one port of one host.

@@ -30,6 +30,7 @@
 //! | [`replica`] | control planes, several of them, as processes |
 //! | [`catalog`] | one connection to a catalog of one's own, for tests below the agents |
 //! | [`by_hand`] | messages published one by one, in an interleaving that the test chooses |
+//! | [`certificates`] | a certificate authority and what it issues |
 //! | [`command`] | programs that run to their end: exit code and what they said |
 //! | [`scrape`] | metrics and probes over HTTP |
 //! | [`lookout`] | how long agents hold the vacuum horizon, and how many sessions they have |
@@ -38,6 +39,7 @@
 
 pub mod by_hand;
 pub mod catalog;
+pub mod certificates;
 pub mod command;
 pub mod fleet;
 pub mod lookout;

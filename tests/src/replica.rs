@@ -22,6 +22,7 @@ use crate::{
 pub struct Replica {
     /// The process, to signal it and to read its log.
     pub process: Process,
+    scheme: &'static str,
     grpc: String,
     http: String,
 }
@@ -29,6 +30,16 @@ pub struct Replica {
 impl Replica {
     /// Starts one for the fleet, under whatever name the log shall have, and waits until it serves.
     pub async fn start(fleet: &Fleet, name: &str, lease: Duration) -> Result<Self> {
+        Self::start_with(fleet, name, lease, &[]).await
+    }
+
+    /// As [`start`](Self::start), with more flags.
+    pub async fn start_with(
+        fleet: &Fleet,
+        name: &str,
+        lease: Duration,
+        more: &[(&str, &str)],
+    ) -> Result<Self> {
         let flags = [
             ("--listen", "127.0.0.1:0"),
             ("--metrics-addr", "127.0.0.1:0"),
@@ -38,15 +49,19 @@ impl Replica {
         let mut process = Process::spawn(ProcessSpec {
             args: flags
                 .iter()
+                .chain(more)
                 .flat_map(|(flag, value)| [flag.into(), value.into()])
                 .collect(),
             env: vec![("TIDE_POSTGRES_URL".to_owned(), fleet.url())],
             ..ProcessSpec::new(name, binaries::find("tide-control-plane")?, &fleet.scratch)
         })?;
+        let secure = more.iter().any(|(flag, _)| *flag == "--tls-cert");
+        let scheme = if secure { "https" } else { "http" };
         let grpc = address(&process.wait_for_log("serving gRPC", SOON).await?)?;
         let http = address(&process.wait_for_log("serving metrics", SOON).await?)?;
         Ok(Self {
             process,
+            scheme,
             grpc,
             http,
         })
@@ -54,7 +69,7 @@ impl Replica {
 
     /// Where it serves, as a URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.grpc)
+        format!("{}://{}", self.scheme, self.grpc)
     }
 
     /// A client of its reads.

@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    request::asking,
     status::{self, invalid, invalid_field},
     stream::Answers,
 };
 use crate::{
+    audit::Audit,
     fleet::{AgentLink, Down, FleetHandle},
     leadership::Leadership,
     metrics::{ReportKind, count_report},
@@ -37,6 +39,7 @@ pub(super) struct AgentApi {
     fleet: FleetHandle,
     group: GroupName,
     leadership: Leadership,
+    audit: Audit,
     stop: CancellationToken,
 }
 
@@ -45,12 +48,14 @@ impl AgentApi {
         fleet: FleetHandle,
         group: GroupName,
         leadership: Leadership,
+        audit: Audit,
         stop: CancellationToken,
     ) -> Self {
         Self {
             fleet,
             group,
             leadership,
+            audit,
             stop,
         }
     }
@@ -64,10 +69,15 @@ impl AgentService for AgentApi {
         &self,
         request: Request<Streaming<ReportRequest>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
+        let asking = asking(&request);
         let mut inbound = request.into_inner();
         let hello = first_hello(inbound.message().await?)?;
         count_report(ReportKind::Hello);
         let identity = convert::identity(&hello).map_err(|e| invalid_field(&e))?;
+        if let Err(denied) = asking.caller.permit_agent(identity.name.as_str()) {
+            self.audit.refused_agent(&denied, &asking);
+            return Err(status::denied(&denied));
+        }
         if identity.group != self.group {
             return Err(status::other_group(
                 identity.group.as_str(),

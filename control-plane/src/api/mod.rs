@@ -5,10 +5,13 @@
 //! - `status`: the only place where an error becomes a `Status`, with its hint.
 //! - `page`, `request`: page tokens, and fields that several requests share.
 //! - `stream`: what answers that go on have in common; each ends when the process does.
-//! - `serve`: limits, health, reflection.
+//! - `accept`, `guard`: connections and who is at their other end; who is let through.
+//! - `serve`: limits, browsers, health, reflection.
 
+mod accept;
 mod agent;
 mod fleet;
+mod guard;
 mod observe;
 mod operation;
 mod page;
@@ -18,8 +21,5 @@ mod status;
 mod stream;
 mod suggest;
 
+pub(crate) use self::serve::{Services, serve};
 pub use self::status::{HINT_KEY, LEADER_KEY};
-pub(crate) use self::{
-    observe::METHODS,
-    serve::{Services, serve},
-};

@@ -13,27 +13,7 @@ use tonic::{
 use tower::{Layer, Service};
 use tracing::{Instrument as _, debug, info_span};
 
-use crate::metrics::REQUESTS_TOTAL;
-
-/// The methods of Tide's services. Only these become labels, whatever a client asks for.
-pub(crate) const METHODS: [&str; 16] = [
-    "Report",
-    "GetFleet",
-    "ListAgents",
-    "GetAgent",
-    "ListPipelines",
-    "GetPipeline",
-    "WatchFleet",
-    "Drain",
-    "Undrain",
-    "Move",
-    "PlanRebalance",
-    "ApplyRebalance",
-    "GetOperation",
-    "ListOperations",
-    "WatchOperation",
-    "CancelOperation",
-];
+use crate::{access::methods::Method, metrics::REQUESTS_TOTAL};
 
 /// Wraps a service into [`Observed`].
 #[derive(Debug, Clone, Copy)]
@@ -89,11 +69,10 @@ where
     }
 }
 
-/// The method that a path names, if it is one of Tide's.
+/// The method that a path names, if it is one of Tide's: only these become labels.
 fn method(path: &str) -> Option<&'static str> {
-    let (service, name) = path.strip_prefix('/')?.split_once('/')?;
-    let ours = service.starts_with("tide.");
-    METHODS.into_iter().find(|method| ours && *method == name)
+    let method = Method::of(path)?;
+    method.is_ours().then_some(method.name)
 }
 
 #[cfg(test)]
@@ -106,8 +85,12 @@ mod tests {
             method("/tide.fleet.v1.OperationService/Drain"),
             Some("Drain")
         );
-        assert_eq!(method("/tide.fleet.v1.OperationService/Nonsense"), None);
-        assert_eq!(method("/grpc.health.v1.Health/Drain"), None);
-        assert_eq!(method("nonsense"), None);
+        for path in [
+            "/tide.fleet.v1.OperationService/Nonsense",
+            "/grpc.health.v1.Health/Check",
+            "nonsense",
+        ] {
+            assert_eq!(method(path), None, "{path}");
+        }
     }
 }

@@ -16,15 +16,16 @@ use tide_proto::fleet::v1::{
     operation_service_server::OperationService,
 };
 use tokio::time::sleep;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{
     page,
-    request::{actor, deadline, parse},
+    request::{actor, asking, deadline, parse},
     status::{invalid, invalid_field, refused, stopping},
     stream::{Answers, Ends, Watch, Watches, until_end},
 };
 use crate::{
+    audit::{Audit, Command, Outcome},
     fleet::{FleetHandle, Stopping},
     operations::commands::{Commands, Obstacles},
 };
@@ -38,6 +39,7 @@ pub(super) struct OperationApi {
     fleet: FleetHandle,
     watches: Watches,
     ends: Ends,
+    audit: Audit,
 }
 
 impl OperationApi {
@@ -46,13 +48,41 @@ impl OperationApi {
         fleet: FleetHandle,
         watches: Watches,
         ends: Ends,
+        audit: Audit,
     ) -> Self {
         Self {
             commands,
             fleet,
             watches,
             ends,
+            audit,
         }
+    }
+
+    /// Does what a command asks, and records how that ended before it is answered.
+    async fn recorded<T>(
+        &self,
+        command: Command,
+        done: impl Future<Output = Result<(T, OperationId), Status>>,
+    ) -> Result<Response<T>, Status> {
+        let (outcome, result) = match done.await {
+            Ok((response, id)) => (
+                (Code::Ok, String::new(), Some(id)),
+                Ok(Response::new(response)),
+            ),
+            Err(status) => {
+                let message = status.message().to_owned();
+                ((status.code(), message, None), Err(status))
+            }
+        };
+        let (code, message, operation) = outcome;
+        let outcome = Outcome {
+            code,
+            message: &message,
+            operation,
+        };
+        self.audit.ended(&command, outcome).await;
+        result
     }
 }
 
@@ -64,70 +94,101 @@ impl OperationService for OperationApi {
         &self,
         request: Request<DrainRequest>,
     ) -> Result<Response<DrainResponse>, Status> {
+        let asking = asking(&request);
         let request = request.into_inner();
-        let agent: AgentName = parse("agent", &request.agent)?;
-        let actor = actor(request.actor, request.reason)?;
-        let deadline = deadline(request.deadline)?;
+        let agent = || parse::<AgentName>("agent", &request.agent);
         let obstacles = if request.force {
             Obstacles::Accept
         } else {
             Obstacles::Refuse
         };
-        let (operation, plan) = if request.validate_only {
-            let plan = self
-                .commands
-                .drain_plan(&agent, obstacles)
-                .await
-                .map_err(refused)?;
-            (None, plan)
-        } else {
-            let begun = self
-                .commands
-                .drain(&agent, obstacles, &actor, deadline)
-                .await;
-            let (operation, plan) = begun.map_err(refused)?;
-            (Some((&operation).into()), plan)
+        if request.validate_only {
+            let agent = agent()?;
+            actor(&asking.caller, &request.actor, request.reason)?;
+            deadline(request.deadline)?;
+            let planned = self.commands.drain_plan(&agent, obstacles).await;
+            let plan = planned.map_err(refused)?;
+            return Ok(Response::new(DrainResponse {
+                operation: None,
+                plan: wire_moves(&plan),
+            }));
+        }
+        let command = Command {
+            method: "Drain",
+            subject: request.agent.clone(),
+            reason: request.reason.clone(),
+            claimed: request.actor.clone(),
+            asking: asking.clone(),
         };
-        Ok(Response::new(DrainResponse {
-            operation,
-            plan: wire_moves(&plan),
-        }))
+        let done = async {
+            let agent = agent()?;
+            let actor = actor(&asking.caller, &request.actor, request.reason.clone())?;
+            let deadline = deadline(request.deadline)?;
+            let begun = self.commands.drain(&agent, obstacles, &actor, deadline);
+            let (operation, plan) = begun.await.map_err(refused)?;
+            let response = DrainResponse {
+                operation: Some((&operation).into()),
+                plan: wire_moves(&plan),
+            };
+            Ok((response, operation.id))
+        };
+        self.recorded(command, done).await
     }
 
     async fn undrain(
         &self,
         request: Request<UndrainRequest>,
     ) -> Result<Response<UndrainResponse>, Status> {
+        let asking = asking(&request);
         let request = request.into_inner();
-        let agent: AgentName = parse("agent", &request.agent)?;
-        let actor = actor(request.actor, request.reason)?;
-        let operation = self
-            .commands
-            .undrain(&agent, &actor)
-            .await
-            .map_err(refused)?;
-        Ok(Response::new(UndrainResponse {
-            operation: Some((&operation).into()),
-        }))
+        let command = Command {
+            method: "Undrain",
+            subject: request.agent.clone(),
+            reason: request.reason.clone(),
+            claimed: request.actor.clone(),
+            asking: asking.clone(),
+        };
+        let done = async {
+            let agent: AgentName = parse("agent", &request.agent)?;
+            let actor = actor(&asking.caller, &request.actor, request.reason)?;
+            let ended = self.commands.undrain(&agent, &actor).await;
+            let operation = ended.map_err(refused)?;
+            let response = UndrainResponse {
+                operation: Some((&operation).into()),
+            };
+            Ok((response, operation.id))
+        };
+        self.recorded(command, done).await
     }
 
     async fn r#move(
         &self,
         request: Request<MoveRequest>,
     ) -> Result<Response<MoveResponse>, Status> {
+        let asking = asking(&request);
         let request = request.into_inner();
-        let pipeline: UnitName = parse("pipeline", &request.pipeline)?;
-        let to: AgentName = parse("to", &request.to)?;
-        let actor = actor(request.actor, request.reason)?;
-        let deadline = deadline(request.deadline)?;
-        let moved = self
-            .commands
-            .move_pipeline(&pipeline, &to, &actor, deadline)
-            .await;
-        let operation = moved.map_err(refused)?;
-        Ok(Response::new(MoveResponse {
-            operation: Some((&operation).into()),
-        }))
+        let command = Command {
+            method: "Move",
+            subject: request.pipeline.clone(),
+            reason: request.reason.clone(),
+            claimed: request.actor.clone(),
+            asking: asking.clone(),
+        };
+        let done = async {
+            let pipeline: UnitName = parse("pipeline", &request.pipeline)?;
+            let to: AgentName = parse("to", &request.to)?;
+            let actor = actor(&asking.caller, &request.actor, request.reason)?;
+            let deadline = deadline(request.deadline)?;
+            let moved = self
+                .commands
+                .move_pipeline(&pipeline, &to, &actor, deadline);
+            let operation = moved.await.map_err(refused)?;
+            let response = MoveResponse {
+                operation: Some((&operation).into()),
+            };
+            Ok((response, operation.id))
+        };
+        self.recorded(command, done).await
     }
 
     async fn plan_rebalance(
@@ -144,16 +205,28 @@ impl OperationService for OperationApi {
         &self,
         request: Request<ApplyRebalanceRequest>,
     ) -> Result<Response<ApplyRebalanceResponse>, Status> {
+        let asking = asking(&request);
         let request = request.into_inner();
-        let plan = plan(request.moves)?;
-        let actor = actor(request.actor, request.reason)?;
-        let deadline = deadline(request.deadline)?;
-        let begun = self.commands.rebalance(plan, &actor, deadline).await;
-        let (operation, skipped) = begun.map_err(refused)?;
-        Ok(Response::new(ApplyRebalanceResponse {
-            operation: Some((&operation).into()),
-            skipped: wire_moves(&skipped),
-        }))
+        let command = Command {
+            method: "ApplyRebalance",
+            subject: "fleet".to_owned(),
+            reason: request.reason.clone(),
+            claimed: request.actor.clone(),
+            asking: asking.clone(),
+        };
+        let done = async {
+            let plan = plan(request.moves)?;
+            let actor = actor(&asking.caller, &request.actor, request.reason)?;
+            let deadline = deadline(request.deadline)?;
+            let begun = self.commands.rebalance(plan, &actor, deadline).await;
+            let (operation, skipped) = begun.map_err(refused)?;
+            let response = ApplyRebalanceResponse {
+                operation: Some((&operation).into()),
+                skipped: wire_moves(&skipped),
+            };
+            Ok((response, operation.id))
+        };
+        self.recorded(command, done).await
     }
 
     async fn get_operation(
@@ -207,17 +280,26 @@ impl OperationService for OperationApi {
         &self,
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<CancelOperationResponse>, Status> {
+        let asking = asking(&request);
         let request = request.into_inner();
-        let id = parse("id", &request.id)?;
-        let actor = actor(request.actor, String::new())?;
-        let operation = self
-            .commands
-            .cancel(id, &actor.name)
-            .await
-            .map_err(refused)?;
-        Ok(Response::new(CancelOperationResponse {
-            operation: Some((&operation).into()),
-        }))
+        let command = Command {
+            method: "CancelOperation",
+            subject: request.id.clone(),
+            reason: String::new(),
+            claimed: request.actor.clone(),
+            asking: asking.clone(),
+        };
+        let done = async {
+            let id = parse("id", &request.id)?;
+            let actor = actor(&asking.caller, &request.actor, String::new())?;
+            let cancelled = self.commands.cancel(id, &actor.name).await;
+            let operation = cancelled.map_err(refused)?;
+            let response = CancelOperationResponse {
+                operation: Some((&operation).into()),
+            };
+            Ok((response, id))
+        };
+        self.recorded(command, done).await
     }
 }
 

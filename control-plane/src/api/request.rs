@@ -4,9 +4,10 @@ use std::{str::FromStr, time::Duration};
 
 use tide_catalog::intent::Actor;
 use tide_proto::convert;
-use tonic::Status;
+use tonic::{Request, Status};
 
 use super::status::{invalid, invalid_field};
+use crate::access::{Asking, Caller};
 
 /// Enough for a name; it is shown in every table.
 const MAX_ACTOR: usize = 200;
@@ -27,8 +28,20 @@ where
         .map_err(|error| invalid(field, format_args!("is invalid: {error}")))
 }
 
-/// Who asks and why.
-pub(super) fn actor(name: String, reason: String) -> Result<Actor, Status> {
+/// Who asks, as the guard found out.
+pub(super) fn asking<T>(request: &Request<T>) -> Asking {
+    let found = request.extensions().get::<Asking>();
+    found
+        .expect("the guard lets no request through without it")
+        .clone()
+}
+
+/// Who asks and why. What is proven counts, whatever the request says.
+pub(super) fn actor(caller: &Caller, claimed: &str, reason: String) -> Result<Actor, Status> {
+    let name = match caller {
+        Caller::Known(principal) => principal.name.clone(),
+        Caller::Anyone => claimed.to_owned(),
+    };
     if name.trim().is_empty() {
         return Err(invalid("actor", "is missing"));
     }
@@ -71,6 +84,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::access::{Principal, Proof, Role};
 
     fn wire(seconds: i64) -> prost_types::Duration {
         prost_types::Duration { seconds, nanos: 0 }
@@ -92,10 +106,23 @@ mod tests {
     #[test]
     fn somebody_must_ask() {
         for name in ["", "  ", "a\0b"] {
-            let status = actor(name.to_owned(), String::new()).unwrap_err();
+            let status = actor(&Caller::Anyone, name, String::new()).unwrap_err();
             assert!(status.message().starts_with("field actor"), "{status}");
         }
-        assert!(actor("ana".to_owned(), "x".repeat(2_001)).is_err());
-        assert!(actor("ana".to_owned(), String::new()).is_ok());
+        assert!(actor(&Caller::Anyone, "ana", "x".repeat(2_001)).is_err());
+        assert!(actor(&Caller::Anyone, "ana", String::new()).is_ok());
+    }
+
+    #[test]
+    fn nobody_can_act_under_another_name_than_their_own() {
+        let ana = Caller::Known(Principal {
+            name: "ana".to_owned(),
+            role: Role::Operator,
+            proof: Proof::Token,
+            group: None,
+        });
+        for claimed in ["", "tom"] {
+            assert_eq!(actor(&ana, claimed, String::new()).unwrap().name, "ana");
+        }
     }
 }

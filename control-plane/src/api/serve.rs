@@ -14,22 +14,29 @@ use tokio_util::sync::CancellationToken;
 use tonic::{
     Request,
     codec::CompressionEncoding,
+    codegen::http::{HeaderName, HeaderValue, Method},
     server::NamedService,
     service::interceptor::InterceptedService,
-    transport::{Server, server::TcpIncoming},
+    transport::Server,
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_web::GrpcWebLayer;
 use tower::limit::GlobalConcurrencyLimitLayer;
+use tower_http::cors::CorsLayer;
 
 use super::{
+    accept::connections,
     agent::AgentApi,
     fleet::FleetApi,
+    guard::GuardLayer,
     observe::ObserveLayer,
     operation::OperationApi,
     status,
     stream::{Ends, Watches},
 };
 use crate::{
+    access::{files::CredentialsReader, gate::Gate},
+    audit::Audit,
     fleet::FleetHandle,
     leadership::{Leadership, Standing},
     operations::commands::Commands,
@@ -48,6 +55,10 @@ const MAX_STREAMS: u32 = 200;
 const MAX_REPORT: usize = 16 << 20;
 /// A plan with many thousand moves fits.
 const MAX_REQUEST: usize = 4 << 20;
+/// A token and a few names fit.
+const MAX_HEADERS: u32 = 16 << 10;
+/// A browser need not ask again for this long whether it may ask.
+const PREFLIGHT: Duration = Duration::from_mins(10);
 /// Windows that carry a snapshot without waiting for acknowledgements.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -60,6 +71,11 @@ pub(crate) struct Services {
     pub(crate) fleet: FleetHandle,
     pub(crate) leadership: Leadership,
     pub(crate) commands: Commands,
+    pub(crate) gate: Gate,
+    pub(crate) audit: Audit,
+    pub(crate) credentials: CredentialsReader,
+    /// Pages of these origins may ask from a browser.
+    pub(crate) cors_origins: Vec<HeaderValue>,
 }
 
 /// Why the server cannot serve.
@@ -88,15 +104,25 @@ pub(crate) async fn serve(
         fleet,
         leadership,
         commands,
+        gate,
+        audit,
+        credentials,
+        cors_origins,
     } = services;
     let watches = Watches::new();
     let ends = Ends {
         stop: stop.clone(),
         leadership: leadership.clone(),
     };
-    let agents = AgentApi::new(fleet.clone(), group, leadership.clone(), stop.clone());
+    let agents = AgentApi::new(
+        fleet.clone(),
+        group,
+        leadership.clone(),
+        audit.clone(),
+        stop.clone(),
+    );
     let reads = FleetApi::new(fleet.clone(), watches.clone(), ends.clone());
-    let operations = OperationApi::new(commands, fleet.clone(), watches, ends);
+    let operations = OperationApi::new(commands, fleet.clone(), watches, ends, audit.clone());
     // A standby refuses everything; whether a lead is confirmed is for the commands to ask.
     let active_only = {
         let leadership = leadership.clone();
@@ -119,7 +145,12 @@ pub(crate) async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(Some(MAX_HEADERS))
+        .accept_http1(true)
+        .layer(cors(cors_origins))
+        .layer(GrpcWebLayer::new())
         .layer(ObserveLayer)
+        .layer(GuardLayer { gate, audit })
         .layer(GlobalConcurrencyLimitLayer::new(MAX_CALLS))
         .add_service(health_server)
         .add_service(reflection().build_v1()?)
@@ -145,7 +176,7 @@ pub(crate) async fn serve(
             active_only,
         ))
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            Box::pin(connections(listener, credentials)),
             stop.clone().cancelled_owned(),
         );
     tokio::select! {
@@ -154,6 +185,32 @@ pub(crate) async fn serve(
         () = async { stop.cancelled().await; sleep(FINISH_WITHIN).await } => Ok(()),
         never = report_health(health, fleet, leadership, stop.clone()) => match never {},
     }
+}
+
+/// Which pages may ask from a browser, and what their scripts may see of the answer. No credentials
+/// of the browser's own are ever looked at, so that no page can borrow them.
+fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
+    let headers = |names: &[&'static str]| -> Vec<HeaderName> {
+        names.iter().copied().map(HeaderName::from_static).collect()
+    };
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::POST])
+        .allow_headers(headers(&[
+            "authorization",
+            "content-type",
+            "grpc-timeout",
+            "x-grpc-web",
+            "x-user-agent",
+        ]))
+        .expose_headers(headers(&[
+            "grpc-message",
+            "grpc-status",
+            "grpc-status-details-bin",
+            "tide-hint",
+            "tide-leader",
+        ]))
+        .max_age(PREFLIGHT)
 }
 
 /// Operations need the database; reading the last view and hearing agents do not. A standby lives,

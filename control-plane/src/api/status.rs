@@ -6,10 +6,14 @@
 //! | `NOT_FOUND` | nobody has that name | no |
 //! | `FAILED_PRECONDITION` | the fleet is not in a state for it | when that has changed |
 //! | `ABORTED` | a plan is stale | with a new plan |
-//! | `RESOURCE_EXHAUSTED` | too many watches | later |
+//! | `UNAUTHENTICATED` | no credentials, or none that are good | with others |
+//! | `PERMISSION_DENIED` | proven, and not allowed | no |
+//! | `RESOURCE_EXHAUSTED` | too many watches, or too many requests | later |
+//! | `UNIMPLEMENTED` | no such method | no |
 //! | `UNAVAILABLE` | the database is away, this process is stopping, or is a standby | later, or with the active one |
 //! | `INTERNAL` | the catalog holds something strange, or rights are missing | no |
 //!
+//! Why somebody is not let through is in a `google.rpc.ErrorInfo` among the details, for programs.
 //! What to do about it travels in the metadata key `tide-hint`, percent-encoded UTF-8; a standby
 //! names the active control plane's address in `tide-leader`. What the
 //! database said is logged here and crosses the API only where Tide's own functions raised it for
@@ -20,10 +24,12 @@ use std::{error::Error, fmt::Write as _};
 use tide_catalog::CatalogError;
 use tide_proto::convert::InvalidField;
 use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{error, warn};
 
 use super::suggest::suggestion;
 use crate::{
+    access::Denied,
     fleet::Stopping,
     leadership::{ActiveOne, NotLeading},
     operations::{CommandError, Unknown},
@@ -31,6 +37,9 @@ use crate::{
 
 /// Metadata key of the hint.
 pub const HINT_KEY: &str = "tide-hint";
+
+/// Where the reasons in error details mean something.
+const DOMAIN: &str = "tide";
 
 /// Metadata key of the active control plane's address.
 pub const LEADER_KEY: &str = "tide-leader";
@@ -42,6 +51,64 @@ fn hinted(code: Code, message: impl Into<String>, hint: &str) -> Status {
         .expect("percent-encoded text is printable ASCII");
     status.metadata_mut().insert(HINT_KEY, hint);
     status
+}
+
+/// A status that says what to do, and to programs why.
+fn typed(code: Code, reason: &str, message: String, hint: &str) -> Status {
+    let details =
+        ErrorDetails::with_error_info(reason, DOMAIN, [("hint".to_owned(), hint.to_owned())]);
+    let metadata = hinted(code, "", hint).metadata().clone();
+    Status::with_error_details_and_metadata(code, message, details, metadata)
+}
+
+/// Somebody is not let through.
+pub(super) fn denied(denied: &Denied) -> Status {
+    let (code, hint) = match denied {
+        Denied::Nobody => (
+            Code::Unauthenticated,
+            "give a token with --token '${file:PATH}' or TIDE_TOKEN, or a certificate with --client-cert and \
+             --client-key",
+        ),
+        Denied::Malformed => (
+            Code::Unauthenticated,
+            "write the header as: authorization: Bearer TOKEN",
+        ),
+        Denied::UnknownToken => (
+            Code::Unauthenticated,
+            "check for a token of another installation, or one that was withdrawn",
+        ),
+        Denied::ExpiredToken { .. } => (
+            Code::Unauthenticated,
+            "ask an administrator for a new token",
+        ),
+        Denied::Certificate(_) => (
+            Code::Unauthenticated,
+            "have one issued with the URI spiffe://TRUST-DOMAIN/tide/GROUP/ROLE/NAME",
+        ),
+        Denied::OtherGroup { .. } => (
+            Code::PermissionDenied,
+            "point --control-plane at the one of that group, or use a certificate for this one",
+        ),
+        Denied::Role { .. } => (
+            Code::PermissionDenied,
+            "ask an administrator for credentials with that role",
+        ),
+        Denied::OtherAgent { .. } => (
+            Code::PermissionDenied,
+            "start the agent with the --name that its credentials are made out to",
+        ),
+        Denied::TooOften { .. } => (
+            Code::ResourceExhausted,
+            "ask less often, watch instead of listing, or raise --request-rate",
+        ),
+    };
+    typed(code, denied.reason(), denied.to_string(), hint)
+}
+
+/// No such method, or one that nobody said who may call.
+pub(super) fn unknown_method(path: &str) -> Status {
+    let shown: String = path.chars().take(200).collect();
+    Status::unimplemented(format!("there is no method {shown:?}"))
 }
 
 /// A field of the request cannot be used.

@@ -8,7 +8,10 @@ use tide_catalog::{
     PgConnection, agents, connection::Server, lock_session::LockSession, offsets, outboxes,
     pipelines, schema,
 };
-use tide_control_plane::{ControlPlane, config::Config};
+use tide_control_plane::{
+    ControlPlane,
+    config::{Config, Security},
+};
 use tide_daemon::{Exit, Lifecycle, LogFormat};
 use tide_model::{AgentName, Epoch, GroupName, Incarnation, UnitName, fleet::FleetView};
 use tide_proto::{
@@ -61,6 +64,7 @@ impl World {
             postgres_url: url,
             listen: ([127, 0, 0, 1], 0).into(),
             advertise_url: None,
+            security: Security::default(),
             lease: Duration::from_secs(3),
             group: group(),
             metrics_addr: ([127, 0, 0, 1], 0).into(),

@@ -1,9 +1,11 @@
 //! What the process was asked to do: flags, environment, file and defaults in one.
 
+mod security;
+
 use std::{
     fmt, fs,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -12,6 +14,7 @@ use tide_daemon::{Failure, LogFormat};
 use tide_model::GroupName;
 use tonic::transport::Uri;
 
+pub use self::security::{Security, TlsFiles};
 use crate::args::Args;
 
 const DEFAULT_LISTEN: SocketAddr = local(7900);
@@ -30,6 +33,8 @@ pub struct Config {
     pub postgres_url: String,
     /// Where to serve gRPC.
     pub listen: SocketAddr,
+    /// Who may come in, and how.
+    pub security: Security,
     /// How others reach this process; what it listens on if absent.
     pub advertise_url: Option<String>,
     /// After how much silence another replica takes over.
@@ -74,11 +79,32 @@ impl Config {
         if let Some(url) = &advertise_url {
             check_advertised(url)?;
         }
+        let listen = args.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
+        let security = Security {
+            tls: TlsFiles::both(
+                args.tls_cert.or(file.tls_cert),
+                args.tls_key.or(file.tls_key),
+            )?,
+            client_ca: args.client_ca.or(file.client_ca),
+            tokens: args.tokens.or(file.tokens),
+            cors_origins: security::origins(if args.cors_origins.is_empty() {
+                &file.cors_origins
+            } else {
+                &args.cors_origins
+            })?,
+            request_rate: args
+                .request_rate
+                .or(file.request_rate)
+                .unwrap_or(security::DEFAULT_REQUEST_RATE),
+            insecure: args.insecure || file.insecure,
+        };
+        security.check(listen)?;
         let group = args.relay_group_id.or(file.relay_group_id);
         let group = group.as_deref().unwrap_or(DEFAULT_GROUP);
         Ok(Self {
             postgres_url,
-            listen: args.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN),
+            listen,
+            security,
             advertise_url,
             lease,
             group: group.parse().map_err(Failure::usage)?,
@@ -100,6 +126,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("listen", &self.listen)
+            .field("security", &self.security)
             .field("advertise_url", &self.advertise_url)
             .field("lease", &self.lease)
             .field("group", &self.group)
@@ -122,6 +149,15 @@ struct File {
     metrics_addr: Option<SocketAddr>,
     shutdown_timeout_secs: Option<u64>,
     log_format: Option<LogFormat>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+    tokens: Option<PathBuf>,
+    #[serde(default)]
+    cors_origins: Vec<String>,
+    request_rate: Option<u32>,
+    #[serde(default)]
+    insecure: bool,
 }
 
 impl File {
@@ -203,6 +239,8 @@ mod tests {
         let text = r#"
             postgres_url = "postgres://file/tide"
             listen = "0.0.0.0:1"
+            insecure = true
+            request_rate = 7
             advertise_url = "http://ctl-a:7900"
             lease_secs = 1.5
             relay_group_id = "blue"
@@ -212,6 +250,8 @@ mod tests {
         "#;
         let config = with_file(text, &["--listen", "127.0.0.1:3"]).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:3");
+        assert_eq!(config.security.request_rate, 7);
+        assert!(config.security.insecure);
         assert_eq!(config.postgres_url, "postgres://file/tide");
         assert_eq!(config.group.as_str(), "blue");
         assert_eq!(config.metrics_addr.to_string(), "0.0.0.0:2");
