@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use tide_daemon::{duration::parse_seconds, telemetry::LogFormat};
 
+use crate::control_plane_access::ControlPlaneAccess;
+
 /// Moves messages from PostgreSQL outboxes to their sinks, as one of a fleet.
 #[derive(Debug, Parser)]
 #[command(name = "tide-agent", version, about, after_help = EXIT_CODES, args_conflicts_with_subcommands = false)]
@@ -74,6 +76,9 @@ pub struct Settings {
     /// between, or `auto` for the one that the database names; works without any.
     #[arg(long, global = true, env = "TIDE_CONTROL_PLANE", value_name = "URL")]
     pub control_plane: Option<String>,
+    /// What to show to control planes.
+    #[command(flatten)]
+    pub control_plane_access: ControlPlaneAccess,
     /// How often the janitor deletes messages past their retention, and old history; one agent of
     /// the database does it at a time, and 0 is never this one [default: 60].
     #[arg(long, global = true, env = "TIDE_JANITOR_INTERVAL", value_parser = parse_seconds, value_name = "TIME")]
@@ -92,7 +97,8 @@ pub struct Settings {
     pub log_format: Option<LogFormat>,
     /// TOML file with the same settings: `postgres_url`, `name`, `relay_group_id`,
     /// `discovery_interval_secs`, `discovery_only`, `shutdown_timeout_secs`, `lease_secs`,
-    /// `weight`, `metrics_addr`, `control_plane`, `janitor_interval_secs`,
+    /// `weight`, `metrics_addr`, `control_plane`, `control_plane_access` (a table of `ca_cert`,
+    /// `client_cert`, `client_key`, `token_file`), `janitor_interval_secs`,
     /// `history_retention_secs`, `log_format`.
     #[arg(long, global = true, env = "TIDE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -8,6 +8,7 @@ use tide_daemon::telemetry::LogFormat;
 use tide_model::{AgentName, GroupName};
 
 use crate::args::Settings;
+pub use crate::control_plane_access::ControlPlaneAccess;
 
 /// What the agent runs with.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct Config {
     pub metrics_addr: SocketAddr,
     /// Where to report: a list, as typed.
     pub control_plane: Option<String>,
+    /// What to show there.
+    pub control_plane_access: ControlPlaneAccess,
     /// What to do as the janitor; none to leave that to others.
     pub housekeeping: Option<Housekeeping>,
     /// Format of the log.
@@ -111,6 +114,8 @@ struct File {
     weight: Option<u32>,
     metrics_addr: Option<SocketAddr>,
     control_plane: Option<String>,
+    #[serde(default)]
+    control_plane_access: ControlPlaneAccess,
     janitor_interval_secs: Option<f64>,
     history_retention_secs: Option<f64>,
     log_format: Option<LogFormat>,
@@ -212,6 +217,7 @@ impl Config {
                 .or(file.metrics_addr)
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9090))),
             control_plane: settings.control_plane.or(file.control_plane),
+            control_plane_access: settings.control_plane_access.or(file.control_plane_access),
             housekeeping: (!interval.is_zero()).then_some(Housekeeping {
                 interval,
                 history_retention,

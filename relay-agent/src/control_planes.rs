@@ -15,8 +15,10 @@ use tide_catalog::{
 use tide_daemon::main_exit::Failure;
 use tide_model::GroupName;
 use tokio::time::timeout;
-use tonic::transport::Endpoint;
+use tonic::{Request, transport::Endpoint};
 use tracing::debug;
+
+use crate::control_plane_access::ControlPlaneAccess;
 
 /// Stands for whichever control plane the database names.
 const AUTO: &str = "auto";
@@ -32,6 +34,7 @@ pub(crate) struct ControlPlanes {
     named: Vec<String>,
     role: LeaderRole,
     pool: PgPool,
+    access: ControlPlaneAccess,
 }
 
 /// One attempt at each of them.
@@ -44,11 +47,18 @@ pub(crate) struct Round {
 
 impl ControlPlanes {
     /// Reads a list with commas: URLs, or `auto`.
-    pub(crate) fn parse(text: &str, group: &GroupName, pool: PgPool) -> Result<Self, Failure> {
+    pub(crate) fn parse(
+        text: &str,
+        group: &GroupName,
+        pool: PgPool,
+        access: ControlPlaneAccess,
+    ) -> Result<Self, Failure> {
+        access.check().map_err(Failure::usage)?;
         let words: Vec<&str> = text.split(',').map(str::trim).collect();
         let mut named = Vec::new();
         for url in words.iter().filter(|word| **word != AUTO) {
-            endpoint(url).map_err(|why| {
+            let usable = endpoint(url).and_then(|endpoint| access.endpoint(endpoint));
+            usable.map_err(|why| {
                 Failure::usage(format!("--control-plane {url}: {why}")).with_hint(Some(
                     "write it as http://HOST:PORT or https://HOST:PORT, several with commas between, or auto",
                 ))
@@ -59,7 +69,13 @@ impl ControlPlanes {
             named,
             role: LeaderRole::ControlPlane(group.clone()),
             pool,
+            access,
         })
+    }
+
+    /// A request as this agent makes it.
+    pub(crate) fn authorize<T>(&self, message: T) -> Result<Request<T>, String> {
+        self.access.authorize(message)
     }
 
     /// For people: those that were named, or where others come from.
@@ -85,7 +101,7 @@ impl ControlPlanes {
                 round.follow(&self.leader().await?);
                 continue;
             };
-            match endpoint(&url) {
+            match endpoint(&url).and_then(|endpoint| self.access.endpoint(endpoint)) {
                 Ok(endpoint) => return Some(endpoint),
                 Err(why) => debug!(url, why, "a control plane's address cannot be used"),
             }
@@ -162,7 +178,12 @@ mod tests {
 
     fn parse(text: &str) -> Result<ControlPlanes, Failure> {
         let server = Server::parse("postgres://nobody@127.0.0.1:1/none", "test").unwrap();
-        ControlPlanes::parse(text, &"default".parse().unwrap(), server.pool(1))
+        ControlPlanes::parse(
+            text,
+            &"default".parse().unwrap(),
+            server.pool(1),
+            ControlPlaneAccess::default(),
+        )
     }
 
     fn urls(round: &mut Round) -> Vec<String> {

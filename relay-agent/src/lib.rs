@@ -19,6 +19,7 @@ pub mod status;
 
 mod boot_clock;
 mod committer;
+mod control_plane_access;
 mod control_planes;
 mod coordinator;
 mod crash_watch;
@@ -94,7 +95,10 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     lifecycle.tracker().spawn_blocking(sink::warm_up);
     let (parts, ends) = wire(&config, address, &lifecycle);
     let services = parts.services.clone();
-    let planes = |named| ControlPlanes::parse(named, &config.group, services.pool.clone());
+    let planes = |named| {
+        let (pool, access) = (services.pool.clone(), config.control_plane_access.clone());
+        ControlPlanes::parse(named, &config.group, pool, access)
+    };
     let planes = config.control_plane.as_deref().map(planes).transpose()?;
     let janitor = janitor(&config, &services)?;
     let probes = AgentProbes {

@@ -76,6 +76,8 @@ enum StreamError {
     Timeout,
     #[error("the control plane ended the stream")]
     Closed,
+    #[error("{0}")]
+    Credentials(String),
     #[error("nobody is known to be the active control plane")]
     NobodyKnown,
 }
@@ -85,7 +87,11 @@ impl StreamError {
     fn leader(&self) -> Option<&str> {
         match self {
             Self::Status(status) => status.metadata().get(LEADER)?.to_str().ok(),
-            Self::Connect(_) | Self::Timeout | Self::Closed | Self::NobodyKnown => None,
+            Self::Connect(_)
+            | Self::Timeout
+            | Self::Closed
+            | Self::Credentials(_)
+            | Self::NobodyKnown => None,
         }
     }
 }
@@ -183,9 +189,9 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         sender.send(Message::Hello((&identity).into())).await?;
-        let mut answers = within(client.report(ReceiverStream::new(outbox)))
-            .await??
-            .into_inner();
+        let request = self.planes.authorize(ReceiverStream::new(outbox));
+        let request = request.map_err(StreamError::Credentials)?;
+        let mut answers = within(client.report(request)).await??.into_inner();
 
         let (mut heartbeat, mut lag) = (HEARTBEAT, LAG);
         let mut sent: Option<BTreeMap<UnitName, PipelineReport>> = None;
