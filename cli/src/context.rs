@@ -1,14 +1,17 @@
 //! What every command gets: resolved settings, the screen, and Ctrl-C.
 
-use std::{env, fmt::Write as _, time::Duration};
+use std::{env, fmt::Write as _, path::PathBuf, time::Duration};
 
+use clap::ValueEnum as _;
 use nix::unistd::{User, gethostname, getuid};
 use tide_catalog::connection::Server;
 use tide_model::GroupName;
 use tonic::transport::Uri;
 
 use crate::{
+    access::Access,
     args::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, SourceChoice},
+    contexts::{self, Contexts, Entry},
     error::CliError,
     interrupt::Interrupt,
     output::Screen,
@@ -41,17 +44,121 @@ pub struct Settings {
     pub timeout: Duration,
     /// Who asks.
     pub actor: String,
+    /// What to show to control planes.
+    pub access: Access,
+    context: Option<String>,
     postgres_url: Option<String>,
     control_plane: String,
 }
 
+/// A context that was chosen, read as far as that needs no secret.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    name: Option<String>,
+    entry: Entry,
+    group: Option<GroupName>,
+    source: Option<SourceChoice>,
+}
+
+impl Chosen {
+    fn new(name: &str, entry: &Entry) -> Result<Self, CliError> {
+        let unusable = |what: &str, why: String| {
+            CliError::usage(
+                format!("context {name}: {what} {why}"),
+                format!("correct it with: tidectl context set {name} {what}=VALUE"),
+            )
+        };
+        let group = entry.relay_group_id.as_deref().map(str::parse::<GroupName>);
+        let source = entry
+            .source
+            .as_deref()
+            .map(|source| SourceChoice::from_str(source, false));
+        Ok(Self {
+            name: Some(name.to_owned()),
+            entry: entry.clone(),
+            group: group
+                .transpose()
+                .map_err(|error| unusable("relay-group-id", error.to_string()))?,
+            source: source.transpose().map_err(|_| {
+                unusable("source", "is none of auto, control-plane, database".into())
+            })?,
+        })
+    }
+}
+
+/// An empty setting is none.
+fn set(text: Option<&String>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).cloned()
+}
+
 impl Settings {
-    /// Resolves flags and environment; touches no network.
-    pub fn resolve(global: &GlobalArgs) -> Self {
-        let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    /// Resolves flags, environment and the context; touches no network.
+    ///
+    /// A context is used whole. One that is typed wins over the environment, so that a variable which
+    /// is still set does not lead elsewhere. The current one is used only if neither a flag nor a
+    /// variable names a control plane or a database.
+    pub fn resolve(global: &GlobalArgs) -> Result<Self, CliError> {
+        let named = set(global.context.as_ref());
+        let elsewhere = set(global.control_plane.as_ref()).is_some()
+            || set(global.postgres_url.as_ref()).is_some();
+        if named.is_none() && elsewhere {
+            return Ok(Self::of(global, None));
+        }
+        let contexts = match contexts::file() {
+            Ok(path) => Contexts::read(&path)?,
+            // Nobody asked for one.
+            Err(_) if named.is_none() => Contexts::default(),
+            Err(error) => return Err(error),
+        };
+        let Some(name) = named.or_else(|| contexts.current.clone()) else {
+            return Ok(Self::of(global, None));
+        };
+        let chosen = Chosen::new(&name, contexts.get(&name)?)?;
+        Ok(Self::of(global, Some(chosen)))
+    }
+
+    /// With a context that was read, or none.
+    pub(crate) fn of(global: &GlobalArgs, chosen: Option<Chosen>) -> Self {
+        // Beside a context that was typed, a variable counts for nothing.
+        let whole = chosen.is_some() && global.typed.has("context");
+        let given = |flag: &str| !whole || global.typed.has(flag);
+        let text = |flag: &str, value: &Option<String>| set(value.as_ref()).filter(|_| given(flag));
+        let path = |flag: &str, value: &Option<PathBuf>| value.clone().filter(|_| given(flag));
+        let control_plane = text("control_plane", &global.control_plane);
+        let own = Access {
+            token: text("token", &global.token),
+            ca_cert: path("ca_cert", &global.ca_cert),
+            client_cert: path("client_cert", &global.client_cert),
+            client_key: path("client_key", &global.client_key),
+        };
+        let chosen = chosen.unwrap_or_default();
+        let Entry {
+            control_plane: its_control_plane,
+            postgres_url,
+            token,
+            ca_cert,
+            client_cert,
+            client_key,
+            ..
+        } = chosen.entry;
+        // Its credentials are for its control plane and for nobody else's.
+        let access = if control_plane.is_none() {
+            Access {
+                token: own.token.or(token),
+                ca_cert: own.ca_cert.or(ca_cert),
+                client_cert: own.client_cert.or(client_cert),
+                client_key: own.client_key.or(client_key),
+            }
+        } else {
+            own
+        };
         let group = global.relay_group_id.clone();
+        let group = group.filter(|_| given("relay_group_id")).or(chosen.group);
         Self {
-            source: global.source,
+            source: global
+                .source
+                .or(chosen.source)
+                .unwrap_or(SourceChoice::Auto),
             group_given: group.is_some(),
             group: group.unwrap_or_else(|| {
                 DEFAULT_GROUP
@@ -59,9 +166,13 @@ impl Settings {
                     .expect("the default is a valid group name")
             }),
             timeout: global.timeout,
-            actor: set(&global.actor).unwrap_or_else(default_actor),
-            postgres_url: set(&global.postgres_url),
-            control_plane: global.control_plane.clone(),
+            actor: set(global.actor.as_ref()).unwrap_or_else(default_actor),
+            context: chosen.name.filter(|_| global.context.is_some()),
+            access,
+            postgres_url: text("postgres_url", &global.postgres_url).or(postgres_url),
+            control_plane: control_plane
+                .or(its_control_plane)
+                .unwrap_or_else(|| DEFAULT_CONTROL_PLANE.to_owned()),
         }
     }
 
@@ -78,7 +189,8 @@ impl Settings {
                 "pass --postgres-url postgres://USER:PASSWORD@HOST:PORT/DATABASE, or set TIDE_POSTGRES_URL",
             )
         })?;
-        Ok(Server::parse(url, APPLICATION)?)
+        let url = contexts::resolve("--postgres-url", url)?;
+        Ok(Server::parse(&url, APPLICATION)?)
     }
 
     /// The control planes' addresses, in the order to be asked. Only scheme, host and port of them
@@ -104,6 +216,9 @@ impl Settings {
     /// it may hold a password.
     pub fn flags_to_repeat(&self) -> String {
         let mut flags = String::new();
+        if let Some(context) = &self.context {
+            let _ = write!(flags, " --context {context}");
+        }
         match self.source {
             SourceChoice::Auto => {}
             SourceChoice::ControlPlane => flags.push_str(" --source control-plane"),
@@ -144,7 +259,7 @@ mod tests {
 
     fn settings(flags: &[&str]) -> Settings {
         let words = ["tidectl", "version"].iter().chain(flags);
-        Settings::resolve(&Cli::try_parse_from(words).unwrap().global)
+        Settings::of(&Cli::try_parse_from(words).unwrap().global, None)
     }
 
     #[test]

@@ -64,6 +64,16 @@ pub enum CliError {
         /// The active control plane that it named instead of itself.
         leader: Option<String>,
     },
+    /// A control plane is there, and one side's certificate does not suit the other.
+    #[error("control plane at {server} cannot be trusted: {reason}")]
+    Untrusted {
+        /// Its address.
+        server: String,
+        /// What TLS says.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
     /// The control plane sent what this version cannot read.
     #[error("the control plane's answer is unreadable: {0}")]
     Wire(#[from] InvalidField),
@@ -168,6 +178,7 @@ impl CliError {
         match self {
             Self::Usage { hint, .. }
             | Self::NotFound { hint, .. }
+            | Self::Untrusted { hint, .. }
             | Self::Blocked { hint, .. }
             | Self::Conflict { hint, .. } => Some(hint.clone()),
             Self::Files { .. } => Some("nothing was changed; correct the files and repeat".into()),
@@ -206,7 +217,7 @@ impl CliError {
             Self::Usage { .. } | Self::Files { .. } => Exit::Usage,
             Self::Catalog { source, .. } => catalog_exit(source),
             Self::Refused { code, .. } => status_exit(*code),
-            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Unreachable { .. } | Self::Untrusted { .. } => Exit::Unreachable,
             Self::Blocked { .. } => Exit::Blocked,
             Self::Conflict { .. } => Exit::Conflict,
             Self::OutputClosed => Exit::Done,

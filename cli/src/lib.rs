@@ -24,9 +24,11 @@
 //! | 9 | no control plane answers, and there is no database to fall back to |
 //! | 130 | Ctrl-C; an operation that was watched goes on |
 
+pub mod access;
 pub mod args;
 mod commands;
 pub mod context;
+pub mod contexts;
 pub mod error;
 pub mod exit;
 mod follow;
@@ -37,11 +39,11 @@ pub mod source;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use tokio::runtime::Runtime;
 
 use crate::{
-    args::Cli,
+    args::{Cli, Typed},
     context::{Context, Settings},
     error::CliError,
     interrupt::Interrupt,
@@ -50,7 +52,7 @@ use crate::{
 
 /// Runs one command line and returns its exit code.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(words) {
+    let cli = match parse(words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to stdout and are no errors; nobody is left to tell if that fails.
@@ -68,10 +70,22 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(exit.code())
 }
 
+/// Reads a command line, and which of its settings it really holds.
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(words)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.global.typed = Typed::of(&matches);
+    Ok(cli)
+}
+
 fn execute(cli: Cli) -> Result<exit::Exit, CliError> {
     let runtime = Runtime::new().map_err(|error| CliError::io("start", error))?;
     let context = Context {
-        settings: Settings::resolve(&cli.global),
+        settings: if cli.command.asks_nobody() {
+            Settings::of(&cli.global, None)
+        } else {
+            Settings::resolve(&cli.global)?
+        },
         screen: Screen::new(&cli.global),
         interrupt: Interrupt::default(),
     };

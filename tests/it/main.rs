@@ -1,5 +1,6 @@
 //! Every system scenario, in one program.
 
+mod access;
 mod bad_days;
 mod bad_input;
 mod crash_watch;

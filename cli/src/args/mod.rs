@@ -4,6 +4,7 @@
 //! in `commands`.
 
 mod catalog;
+mod context;
 pub mod duration;
 mod fleet;
 mod global;
@@ -18,8 +19,9 @@ pub use self::{
         ApplyArgs, InboxCommand, MigrateArgs, OutboxCommand, PipelineCommand, PublishArgs,
         RewindArgs, StatusArgs,
     },
+    context::ContextCommand,
     fleet::{AgentCommand, FleetCommand},
-    global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice},
+    global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice, Typed},
     letters::{DiscardArgs, DlqCommand, FilterArgs, ReplayArgs},
     operation::{
         DrainArgs, MoveArgs, OperationCommand, RebalanceCommand, UndrainArgs, WaitArgs, WatchLimit,
@@ -85,6 +87,9 @@ pub enum Command {
     Operation(OperationCommand),
     /// Show straight from PostgreSQL who owns what and whether it progresses
     Status(StatusArgs),
+    /// Give fleets names, and choose one
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// Run a throw-away fleet on this machine
     Dev(DevArgs),
     /// Be the broker of a throw-away fleet
@@ -97,6 +102,20 @@ pub enum Command {
     },
     /// Print the version
     Version,
+}
+
+impl Command {
+    /// Whether it needs to know no fleet, so that a bad context is no hindrance.
+    pub fn asks_nobody(&self) -> bool {
+        matches!(
+            self,
+            Self::Context(_)
+                | Self::Completion { .. }
+                | Self::Version
+                | Self::Dev(_)
+                | Self::DevBroker(_)
+        )
+    }
 }
 
 #[cfg(test)]

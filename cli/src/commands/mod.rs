@@ -3,6 +3,7 @@
 
 mod agent;
 mod catalog;
+mod context;
 pub(crate) mod dev;
 mod dlq;
 mod drain;
@@ -42,6 +43,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Cli
         Command::Move(args) => moves::run(context, args).await,
         Command::Operation(command) => operation::run(context, command).await,
         Command::Status(args) => status::run(context, &args).await,
+        Command::Context(command) => self::context::run(context, command),
         Command::Dev(args) => Box::pin(dev::run(context, &args)).await,
         Command::DevBroker(args) => dev::run_broker(&args).await,
         Command::Completion { shell } => completion(context, shell),

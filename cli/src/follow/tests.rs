@@ -11,7 +11,7 @@ use crate::{args::Cli, context::Settings, interrupt::Interrupt, output::Screen};
 fn context() -> Context {
     let cli = Cli::try_parse_from(["tidectl", "version"]).unwrap();
     Context {
-        settings: Settings::resolve(&cli.global),
+        settings: Settings::of(&cli.global, None),
         screen: Screen::new(&cli.global),
         interrupt: Interrupt::default(),
     }

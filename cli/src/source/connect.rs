@@ -94,7 +94,7 @@ async fn answering(
     deadline: Duration,
 ) -> Result<ControlPlane, CliError> {
     let settings = &context.settings;
-    let mut control_plane = ControlPlane::connect(address, deadline).await?;
+    let mut control_plane = ControlPlane::connect(address, &settings.access, deadline).await?;
     control_plane.probe().await?;
     // A control plane serves one group. Draining another group's agent of the same name would be
     // the worst way to find that out.

@@ -15,14 +15,20 @@ use tide_proto::{
     },
 };
 use tokio::time::timeout;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Uri};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint, Uri},
+};
 
 use super::{
     FleetWatch, Intent, OperationView, OperationWatch, StartedDrain, StartedRebalance, Stranding,
     refusal,
     rpc::{answer, converted, label, present, silent},
 };
-use crate::error::CliError;
+use crate::{
+    access::{Access, Bearer},
+    error::CliError,
+};
 
 /// The largest page that servers give.
 const PAGE: u32 = 1_000;
@@ -37,35 +43,37 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 pub struct ControlPlane {
     label: String,
     deadline: Duration,
-    fleet: FleetServiceClient<Channel>,
-    operations: OperationServiceClient<Channel>,
+    fleet: FleetServiceClient<Asker>,
+    operations: OperationServiceClient<Asker>,
 }
+
+/// Says with every call who asks.
+type Asker = InterceptedService<Channel, Bearer>;
 
 impl ControlPlane {
     /// Connects within `deadline`, which also bounds every later answer.
-    pub async fn connect(address: &Uri, deadline: Duration) -> Result<Self, CliError> {
+    pub async fn connect(
+        address: &Uri,
+        access: &Access,
+        deadline: Duration,
+    ) -> Result<Self, CliError> {
         let label = label(address);
-        let unreachable = |error: tonic::transport::Error| CliError::Unreachable {
-            server: label.clone(),
-            reason: refusal::innermost(&error),
-            hint: None,
-            leader: None,
-        };
+        let unreachable = |error: tonic::transport::Error| refusal::on_the_way(&label, &error);
+        let bearer = access.bearer(address)?;
         let (every, patience) = KEEP_ALIVE;
         let mut endpoint = Endpoint::from(address.clone())
             .connect_timeout(deadline)
             .http2_keep_alive_interval(every)
             .keep_alive_timeout(patience);
         if address.scheme_str() == Some("https") {
-            let tls = ClientTlsConfig::new().with_native_roots();
-            endpoint = endpoint.tls_config(tls).map_err(unreachable)?;
+            endpoint = endpoint.tls_config(access.tls()?).map_err(unreachable)?;
         }
         let channel = match timeout(deadline, endpoint.connect()).await {
             Ok(channel) => channel.map_err(unreachable)?,
             Err(_) => return Err(silent(&label, deadline)),
         };
-        let fleet = FleetServiceClient::new(channel.clone());
-        let operations = OperationServiceClient::new(channel);
+        let fleet = FleetServiceClient::with_interceptor(channel.clone(), bearer.clone());
+        let operations = OperationServiceClient::with_interceptor(channel, bearer);
         Ok(Self {
             fleet: fleet.max_decoding_message_size(LARGEST_MESSAGE),
             operations: operations.max_decoding_message_size(LARGEST_MESSAGE),

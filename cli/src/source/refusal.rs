@@ -12,6 +12,13 @@ const HINT: &str = "tide-hint";
 /// Response metadata in which a standby names the active control plane.
 const LEADER: &str = "tide-leader";
 
+/// What to do about a server that is there and does not talk to us.
+const HUNG_UP: &str = "if it speaks TLS, write its address as https://HOST:PORT; otherwise see its log, or go \
+                       straight through PostgreSQL: --source database --postgres-url URL";
+
+const HUNG_UP_ON_TLS: &str = "if you showed a certificate, does its client CA accept that? check --client-cert; \
+                              otherwise see its log";
+
 /// Judges a failed call to the control plane at `server`.
 pub(super) fn from_status(server: &str, status: &Status) -> CliError {
     let named = |key| {
@@ -21,12 +28,7 @@ pub(super) fn from_status(server: &str, status: &Status) -> CliError {
     let hint = named(HINT);
     // A server's answer has no source; a status made on this side of the network has one.
     if let Some(source) = status.source() {
-        return CliError::Unreachable {
-            server: server.to_owned(),
-            reason: innermost(source),
-            hint,
-            leader: None,
-        };
+        return on_the_way(server, source);
     }
     match status.code() {
         Code::Unavailable => CliError::Unreachable {
@@ -43,6 +45,57 @@ pub(super) fn from_status(server: &str, status: &Status) -> CliError {
             },
             hint,
         },
+    }
+}
+
+/// Judges trouble between us and the control plane at `server`. What TLS complains about is not for
+/// another source to mend: somebody might sit in between.
+pub(super) fn on_the_way(server: &str, error: &dyn Error) -> CliError {
+    let reason = innermost(error);
+    let Some(hint) = distrust(&reason) else {
+        // A server that waits for TLS, or for another certificate, may just hang up.
+        let hung_up = ["clos", "reset", "broken pipe", "frame", "h2"];
+        let hung_up = hung_up.iter().any(|words| reason.contains(words));
+        let advice = if server.starts_with("https://") {
+            HUNG_UP_ON_TLS
+        } else {
+            HUNG_UP
+        };
+        return CliError::Unreachable {
+            server: server.to_owned(),
+            reason,
+            hint: hung_up.then(|| advice.to_owned()),
+            leader: None,
+        };
+    };
+    CliError::Untrusted {
+        server: server.to_owned(),
+        reason,
+        hint: hint.to_owned(),
+    }
+}
+
+/// What to do about a TLS handshake that failed, if that is what it was.
+fn distrust(reason: &str) -> Option<&'static str> {
+    let says = |words: &str| reason.contains(words);
+    if says("invalid peer certificate") {
+        Some(if says("UnknownIssuer") || says("BadSignature") {
+            "name the CA of its certificate with --ca-cert"
+        } else if says("not valid for name") || says("NotValidForName") {
+            "use the name that its certificate is made out to"
+        } else if says("expired") || says("Expired") {
+            "have its certificate renewed, and compare the clocks"
+        } else {
+            "have its certificate looked at"
+        })
+    } else if says("InvalidContentType") || says("corrupt message") {
+        Some("it does not speak TLS there: write its address as http://HOST:PORT")
+    } else if says("received fatal alert") {
+        Some(
+            "it does not accept the certificate of --client-cert: have one issued by its client CA",
+        )
+    } else {
+        None
     }
 }
 
@@ -141,6 +194,30 @@ mod tests {
             error.to_string(),
             "control plane at http://h:1 is unreachable: broken pipe"
         );
+    }
+
+    #[test]
+    fn what_tls_says_is_told_apart_and_no_other_source_stands_in() {
+        for (reason, hint) in [
+            ("invalid peer certificate: UnknownIssuer", "--ca-cert"),
+            (
+                "invalid peer certificate: certificate expired: x",
+                "renewed",
+            ),
+            (
+                "received corrupt message of type InvalidContentType",
+                "http://HOST",
+            ),
+            ("received fatal alert: UnknownCA", "--client-cert"),
+        ] {
+            let error = on_the_way("https://h:1", &std::io::Error::other(reason));
+            assert!(error.hint().unwrap().contains(hint), "{error:?}");
+            assert_eq!(error.exit(), crate::exit::Exit::Unreachable);
+            assert!(!error.is_unreachable() && !error.is_transient());
+        }
+        let error = on_the_way("http://h:1", &std::io::Error::other("broken pipe"));
+        assert!(error.is_unreachable());
+        assert!(error.hint().unwrap().contains("https://HOST:PORT"));
     }
 
     #[test]

@@ -18,7 +18,10 @@ use super::{
     PATIENCE,
     agents::{Expected, Orders},
 };
-use crate::source::{ControlPlane, Source};
+use crate::{
+    access::Access,
+    source::{ControlPlane, Source},
+};
 
 /// The control plane among the processes.
 pub(super) const NAME: &str = "control-plane";
@@ -91,7 +94,7 @@ impl Control {
     pub(super) async fn connect(&self) -> anyhow::Result<Source> {
         let address: Uri = self.url().parse()?;
         Ok(Source::ControlPlane(
-            ControlPlane::connect(&address, ANSWER).await?,
+            ControlPlane::connect(&address, &Access::default(), ANSWER).await?,
         ))
     }
 

@@ -16,7 +16,7 @@ pub use self::{
 use super::{Style, Tone};
 
 /// Facts about one thing, one a line.
-fn facts(style: Style, facts: &[(&str, String)]) -> String {
+pub fn facts(style: Style, facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     facts.iter().fold(String::new(), |mut text, (name, value)| {
         let name = style.paint(Tone::Strong, &format!("{name:width$}"));
