@@ -118,10 +118,11 @@ install_buf() {
     "${npm_install[@]}" --prefix "$folder" "@bufbuild/buf@$buf_version" >/dev/null
 }
 
-install_linters() {
-    local folder=.tools/venv list=scripts/requirements.txt python
+# install_python_packages FOLDER LIST: a virtual environment with exactly what the list names.
+install_python_packages() {
+    local folder=$1 list=$2 python
     if cmp --silent "$list" "$folder/installed.txt"; then return; fi
-    say "installing the linters of $list in $folder"
+    say "installing the Python packages of $list in $folder"
     python=$(find_python) || die 'there is no Python 3.10 or later with its venv module'
     "$python" -m venv --clear "$folder"
     "$folder/bin/pip" install --quiet --disable-pip-version-check --requirement "$list"
@@ -201,7 +202,9 @@ for purpose in "$@"; do
         install_packages
         install_rust_tools
         install_buf
-        install_linters
+        install_python_packages .tools/venv scripts/requirements.txt
+        # A client that knows nothing of Tide but its protocol files.
+        install_python_packages .tools/client scripts/client-requirements.txt
         ;;
     pg-*)
         want npm has npm

@@ -22,5 +22,6 @@ mod seeds;
 mod sessions;
 mod shards;
 mod sinks;
+mod stranger;
 mod torture;
 mod tour;

@@ -21,7 +21,8 @@ async fn reporting(guarded: &Guarded) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn shows(guarded: &Guarded, spec: AgentSpec, issued: Option<&Issued>) -> AgentSpec {
+/// An agent of a control plane that it knows by its CA, with what it shows.
+pub(crate) fn shows(guarded: &Guarded, spec: AgentSpec, issued: Option<&Issued>) -> AgentSpec {
     let spec = spec
         .with("--control-plane", &guarded.replica.url())
         .with("--control-plane-ca-cert", &guarded.authority.ca());

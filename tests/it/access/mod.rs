@@ -1,6 +1,6 @@
 //! Who may ask a control plane what: TLS, certificates, tokens, roles, and what is recorded of it.
 
-mod agents;
+pub(crate) mod agents;
 mod hostile;
 mod operators;
 mod web;
@@ -21,15 +21,15 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 const LEASE: Duration = Duration::from_secs(20);
 
 /// A fleet, and a control plane that asks everybody who they are.
-struct Guarded {
-    authority: Authority,
-    replica: Replica,
-    fleet: Fleet,
+pub(crate) struct Guarded {
+    pub(crate) authority: Authority,
+    pub(crate) replica: Replica,
+    pub(crate) fleet: Fleet,
 }
 
 impl Guarded {
     /// With certificates of our CA, and these tokens: `name`, `role`, `token`, and further lines.
-    async fn start(agents: usize, tokens: &[(&str, &str, &str, &str)]) -> Result<Self> {
+    pub(crate) async fn start(agents: usize, tokens: &[(&str, &str, &str, &str)]) -> Result<Self> {
         let fleet = Fleet::start(FleetOptions::agents(agents)).await?;
         let authority = Authority::new()?;
         let server = authority.server("server")?;
@@ -51,7 +51,7 @@ impl Guarded {
     }
 
     /// `tidectl` against this control plane alone, with the CA and what else is given.
-    async fn tidectl(&self, words: &[&str], more: &[(&str, &str)]) -> Result<Finished> {
+    pub(crate) async fn tidectl(&self, words: &[&str], more: &[(&str, &str)]) -> Result<Finished> {
         let (url, ca) = (self.replica.url(), self.authority.ca());
         let mut environment = vec![
             ("TIDE_CONTROL_PLANE", url.as_str()),
