@@ -1,7 +1,10 @@
 //! Commands that show the fleet and its agents.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use tide_model::AgentName;
+use time::OffsetDateTime;
+
+use super::moment;
 
 /// What to show of the fleet.
 #[derive(Debug, Subcommand)]
@@ -12,6 +15,29 @@ pub enum FleetCommand {
         #[arg(long, short)]
         watch: bool,
     },
+}
+
+/// Which events to show.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Go on showing what happens; with -o json or ndjson one line each
+    #[arg(long, short)]
+    pub follow: bool,
+    /// From this time on: 2026-11-21T10:00:00Z, or how long ago, such as 90m
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    pub since: Option<OffsetDateTime>,
+    /// Only this kind, or all below it: drain, drain.started, command, ownership, pipeline
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+    /// Only about this agent, pipeline or outbox
+    #[arg(long, value_name = "NAME")]
+    pub subject: Option<String>,
+    /// Only by this actor
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
+    /// At most this many of the past
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
 }
 
 /// What to show of agents.

@@ -178,4 +178,6 @@ pub enum OutputFormat {
     Json,
     /// For both
     Yaml,
+    /// For programs that read as it comes: one line for each of a list
+    Ndjson,
 }

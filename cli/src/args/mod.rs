@@ -20,7 +20,7 @@ pub use self::{
         RewindArgs, StatusArgs,
     },
     context::ContextCommand,
-    fleet::{AgentCommand, FleetCommand},
+    fleet::{AgentCommand, EventsArgs, FleetCommand},
     global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice, Typed},
     letters::{DiscardArgs, DlqCommand, FilterArgs, ReplayArgs},
     operation::{
@@ -87,6 +87,8 @@ pub enum Command {
     Operation(OperationCommand),
     /// Show straight from PostgreSQL who owns what and whether it progresses
     Status(StatusArgs),
+    /// Show who did what, when and why; and who took over from whom
+    Events(EventsArgs),
     /// Give fleets names, and choose one
     #[command(subcommand)]
     Context(ContextCommand),

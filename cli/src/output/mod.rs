@@ -7,7 +7,7 @@ mod table;
 pub mod views;
 
 use std::{
-    fmt::Display,
+    fmt::{Display, Write as _},
     io::{self, ErrorKind, IsTerminal as _, Write as _},
 };
 
@@ -85,6 +85,7 @@ impl Screen {
             OutputFormat::Table => text(self.style),
             OutputFormat::Json => json(data, serde_json::to_string_pretty)?,
             OutputFormat::Yaml => yaml(data)?,
+            OutputFormat::Ndjson => lines(data)?,
         };
         write_stdout(&ended(printed))
     }
@@ -97,7 +98,7 @@ impl Screen {
     ) -> Result<(), CliError> {
         let printed = match self.format {
             OutputFormat::Table => text(self.style),
-            OutputFormat::Json => json(data, serde_json::to_string)?,
+            OutputFormat::Json | OutputFormat::Ndjson => json(data, serde_json::to_string)?,
             OutputFormat::Yaml => format!("---\n{}", yaml(data)?),
         };
         write_stdout(&ended(printed))
@@ -149,6 +150,20 @@ fn json<T: Serialize>(
     print: impl FnOnce(&T) -> serde_json::Result<String>,
 ) -> Result<String, CliError> {
     print(data).map_err(|error| CliError::io("print JSON", io::Error::other(error)))
+}
+
+/// A list as one line for each of its items, anything else as one line.
+fn lines(data: &impl Serialize) -> Result<String, CliError> {
+    let value = serde_json::to_value(data)
+        .map_err(|error| CliError::io("print JSON", io::Error::other(error)))?;
+    Ok(match value {
+        serde_json::Value::Array(items) => items.iter().fold(String::new(), |mut text, item| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{item}");
+            text
+        }),
+        other => other.to_string(),
+    })
 }
 
 fn yaml(data: &impl Serialize) -> Result<String, CliError> {

@@ -6,6 +6,7 @@
 mod agent;
 mod control_plane;
 mod dlq;
+mod events;
 mod fixture;
 mod flow;
 mod inbox;
