@@ -19,6 +19,7 @@ pub mod dead_letters;
 pub mod error;
 pub mod events;
 pub mod fleet;
+pub mod gone;
 pub mod handovers;
 pub mod inboxes;
 pub mod intent;

@@ -116,6 +116,27 @@ impl Fields {
             .collect()
     }
 
+    pub(crate) fn text_list(&mut self, key: &'static str) -> Result<Vec<String>, SpecError> {
+        let expected = "an array of strings";
+        let entries = match self.take(key) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(entries)) => entries,
+            Some(other) => return Err(wrong_type(key, expected, &other)),
+        };
+        entries
+            .into_iter()
+            .enumerate()
+            .map(|(index, entry)| match entry {
+                Value::String(text) if text.is_empty() => Err(SpecError::new(
+                    format!("{key}[{index}]"),
+                    "must not be empty",
+                )),
+                Value::String(text) => Ok(text),
+                other => Err(wrong_type(&format!("{key}[{index}]"), "a string", &other)),
+            })
+            .collect()
+    }
+
     /// Refuses what is left: a mistyped key that is silently ignored is the worst kind.
     pub(crate) fn finish(self) -> Result<(), SpecError> {
         let Some(unknown) = self.rest.keys().next() else {

@@ -88,7 +88,8 @@ async fn a_changed_sink_is_the_only_one_restarted() -> Result<()> {
     let (mut fleet, before) = under_load().await?;
     let receiver = Arc::new(Receiver::start().await?);
     // WHEN a file becomes a webhook
-    let change = json!({"sink_type": "webhook", "path": null, "url": receiver.url("/new")});
+    let change = json!({"sink_type": "webhook", "path": null, "url": receiver.url("/new"),
+        "allow_networks": ["127.0.0.1"]});
     fleet.reconfigure("file-1", change).await?;
     fleet.continues_in(
         "file-1",

@@ -25,3 +25,4 @@ mod sinks;
 mod stranger;
 mod torture;
 mod tour;
+mod webhook;

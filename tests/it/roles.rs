@@ -144,7 +144,7 @@ async fn an_agent_needs_no_more_than_the_relay_role() -> Result<()> {
         fleet.start_as(spec).await?;
     }
     fleet.wait_until_balanced().await?;
-    // WHEN they do everything that agents do: deliver, put a message aside, hand over, drain,
+    // WHEN they do everything that agents do: deliver, put a message aside, pause, hand over, drain,
     // take over from a dead one, go on in a new session
     receiver.script("/hook", [Behaviour::Respond(400)]);
     let refused = fleet.drafts.draw("events", "k");
@@ -156,6 +156,15 @@ async fn an_agent_needs_no_more_than_the_relay_role() -> Result<()> {
         )
         .await?;
     fleet.drafts.forget(refused.event_id);
+    receiver.script("/hook", [Behaviour::Respond(410)]);
+    let unwanted = fleet.drafts.draw("events", "k");
+    publish(&mut *fleet.connection().await?, &unwanted).await?;
+    fleet
+        .wait_for_sql("a pause", "SELECT EXISTS (SELECT FROM tide.pauses)")
+        .await?;
+    sqlx::query("SELECT tide.relay_resume('hook')")
+        .execute(fleet.pool())
+        .await?;
     fleet.disregard("file"); // It has delivered what the other has put aside.
     fleet.publish().await?;
     fleet.succeeded(fleet.drain("relay-1").await?).await?;

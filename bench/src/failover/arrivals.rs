@@ -67,7 +67,12 @@ impl Arrivals {
         match self {
             Self::Webhook(receiver) => {
                 let url = receiver.url(&format!("/{pipeline}"));
-                json!({"sink_type": "webhook", "url": url, "batch": true})
+                json!({
+                    "sink_type": "webhook",
+                    "url": url,
+                    "batch": true,
+                    "allow_networks": ["127.0.0.1"],
+                })
             }
             Self::File(tails) => json!({"sink_type": "file", "path": tails.follow(pipeline)}),
         }

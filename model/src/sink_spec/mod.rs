@@ -1,10 +1,14 @@
 //! Where messages go: validated settings of each sink, no clients.
 
 mod brokers;
+mod webhook;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-pub use self::brokers::{Login, NatsLogin, NatsSpec, RabbitmqSpec, RedisSpec};
+pub use self::{
+    brokers::{Login, NatsLogin, NatsSpec, RabbitmqSpec, RedisSpec},
+    webhook::{ClientCertificate, OAuth2Spec, WebhookAuthentication, WebhookSpec},
+};
 use crate::{Shard, SpecError, fields::Fields};
 
 /// Settings of one sink.
@@ -18,16 +22,7 @@ pub enum SinkSpec {
         path: PathBuf,
     },
     /// HTTP POST.
-    Webhook {
-        /// Where to.
-        url: String,
-        /// Extra request headers; values may hold `${env:NAME}` and `${file:PATH}`.
-        headers: BTreeMap<String, String>,
-        /// One request must be answered within this.
-        timeout: Duration,
-        /// Whether a whole batch goes as one JSON array.
-        batch: bool,
-    },
+    Webhook(WebhookSpec),
     /// Apache Kafka protocol.
     Kafka {
         /// `host:port,…`
@@ -125,6 +120,7 @@ impl SinkSpec {
         Ok(match kind {
             Kind::Stdout => Self::Stdout,
             Kind::Null => Self::Null,
+            Kind::Webhook => Self::Webhook(WebhookSpec::parse(fields)?),
             Kind::Nats => Self::Nats(NatsSpec::parse(fields)?),
             Kind::Redis => Self::Redis(RedisSpec::parse(fields)?),
             Kind::Rabbitmq => Self::Rabbitmq(RabbitmqSpec::parse(fields)?),
@@ -136,19 +132,6 @@ impl SinkSpec {
                         .hint("an absolute path: agents run in directories of their own"));
                 }
                 Self::File { path }
-            }
-            Kind::Webhook => {
-                let url = fields.required_text("url", "https://example.com/events")?;
-                if !(url.starts_with("http://") || url.starts_with("https://")) {
-                    return Err(SpecError::new("url", format!("is {url:?}"))
-                        .hint("an http:// or https:// URL"));
-                }
-                Self::Webhook {
-                    url,
-                    headers: fields.text_map("headers")?,
-                    timeout: timeout(fields)?,
-                    batch: fields.flag("batch")?.unwrap_or(false),
-                }
             }
             Kind::Kafka => {
                 let brokers = fields.required_text("brokers", "kafka:9092")?;
@@ -190,7 +173,7 @@ impl SinkSpec {
         match self {
             Self::Stdout => "stdout",
             Self::File { .. } => "file",
-            Self::Webhook { .. } => "webhook",
+            Self::Webhook(_) => "webhook",
             Self::Kafka { .. } => "kafka",
             Self::Nats(_) => "nats",
             Self::Redis(_) => "redis",

@@ -28,6 +28,14 @@ pub(crate) enum SinkError {
         /// What the sink said.
         reason: String,
     },
+    /// Never again: the receiver wants no more messages, whoever sends them, until an operator says
+    /// otherwise.
+    Gone {
+        /// So many messages from the start of the batch are durable.
+        delivered: usize,
+        /// What the sink said.
+        reason: String,
+    },
     /// A newer owner exists: the sink knows the epoch and refused ours.
     Fenced {
         /// So many messages from the start of the batch are durable.
@@ -51,6 +59,13 @@ impl SinkError {
         }
     }
 
+    pub(crate) fn gone(reason: impl Into<String>) -> Self {
+        Self::Gone {
+            delivered: 0,
+            reason: reason.into(),
+        }
+    }
+
     pub(crate) fn rejected(reason: impl Into<String>) -> Self {
         Self::Rejected {
             delivered: 0,
@@ -64,6 +79,7 @@ impl SinkError {
             Self::Transient { delivered, .. }
             | Self::Rejected { delivered, .. }
             | Self::Misconfigured { delivered, .. }
+            | Self::Gone { delivered, .. }
             | Self::Fenced { delivered } => *delivered,
         }
     }
@@ -74,7 +90,20 @@ impl SinkError {
             Self::Transient { delivered, .. }
             | Self::Rejected { delivered, .. }
             | Self::Misconfigured { delivered, .. }
+            | Self::Gone { delivered, .. }
             | Self::Fenced { delivered } => *delivered += more,
+        }
+        self
+    }
+
+    /// The same error, saying whose words these are.
+    pub(crate) fn of(mut self, who: &str) -> Self {
+        match &mut self {
+            Self::Transient { reason, .. }
+            | Self::Rejected { reason, .. }
+            | Self::Misconfigured { reason, .. }
+            | Self::Gone { reason, .. } => *reason = format!("{who}: {reason}"),
+            Self::Fenced { .. } => {}
         }
         self
     }
@@ -83,9 +112,9 @@ impl SinkError {
 impl fmt::Display for SinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Transient { reason, .. } | Self::Misconfigured { reason, .. } => {
-                f.write_str(reason)
-            }
+            Self::Transient { reason, .. }
+            | Self::Misconfigured { reason, .. }
+            | Self::Gone { reason, .. } => f.write_str(reason),
             Self::Rejected { reason, .. } => write!(f, "rejected: {reason}"),
             Self::Fenced { .. } => f.write_str("a newer owner exists"),
         }

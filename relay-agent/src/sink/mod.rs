@@ -24,7 +24,7 @@ use std::{
 use tide_catalog::messages::{Message, Page};
 use tide_model::{
     Cursor, Epoch, GroupName, SinkSpec, UnitName,
-    sink_spec::{NatsSpec, RabbitmqSpec, RedisSpec},
+    sink_spec::{NatsSpec, RabbitmqSpec, RedisSpec, WebhookSpec},
 };
 use tokio::sync::watch;
 
@@ -174,7 +174,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
 pub(crate) enum Open {
     Stdout(()),
     File(file::Settings),
-    Webhook(webhook::Settings),
+    Webhook(WebhookSpec),
     Kafka(kafka::Settings),
     Nats(NatsSpec),
     Redis(RedisSpec),
@@ -193,17 +193,7 @@ impl From<&SinkSpec> for Open {
         match spec.clone() {
             SinkSpec::Stdout => Self::Stdout(()),
             SinkSpec::File { path } => Self::File(file::Settings { path }),
-            SinkSpec::Webhook {
-                url,
-                headers,
-                timeout,
-                batch,
-            } => Self::Webhook(webhook::Settings {
-                url,
-                headers,
-                timeout,
-                batch,
-            }),
+            SinkSpec::Webhook(spec) => Self::Webhook(spec),
             SinkSpec::Kafka {
                 brokers,
                 topic,

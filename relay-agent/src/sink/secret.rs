@@ -16,7 +16,8 @@ pub(super) fn resolve_url(setting: &str, text: &str) -> Result<String, SinkError
     resolve_as(setting, text, |secret| percent_encoded(&secret))
 }
 
-fn percent_encoded(text: &str) -> String {
+/// Every byte that is not unreserved in a URL (RFC 3986), and so in a form, as `%XX`.
+pub(super) fn percent_encoded(text: &str) -> String {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let encode = |byte: u8| match byte {
         byte if unreserved(byte) => char::from(byte).to_string(),

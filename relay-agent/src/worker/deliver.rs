@@ -6,6 +6,7 @@ use metrics::{Counter, Histogram, counter, histogram};
 use tide_catalog::{
     CatalogError,
     dead_letters::{DeadLetter, Letter, dead_letter_write, letter_refused, letters_delivered},
+    gone::relay_gone,
     messages::{Message, Page},
 };
 use tide_daemon::backoff::Backoff;
@@ -69,6 +70,8 @@ pub(super) enum Note<'a> {
     Again(i64, &'a str, u32),
     /// Letters that were delivered after all.
     Delivered(&'a [i64]),
+    /// The receiver wants no more, in these words.
+    Gone(&'a str),
 }
 
 /// How far an interrupted page got.
@@ -281,6 +284,11 @@ impl<S: Sink> Delivery<'_, S> {
                 continue;
             }
             let delay = self.status.failed(self.context, &error, &mut backoff);
+            if let SinkError::Gone { reason, .. } = &error {
+                self.insist(&Note::Gone(reason)).await.map_err(broken)?;
+                self.status.on_order(delay).await.map_err(broken)?;
+                continue;
+            }
             self.status.pause(delay).await.map_err(broken)?;
         }
         Ok(())
@@ -394,6 +402,9 @@ impl<S: Sink> Delivery<'_, S> {
             Note::Delivered(letters) => {
                 letters_delivered(&mut connection, group, pipeline, *epoch, letters).await
             }
+            Note::Gone(reason) => {
+                relay_gone(&mut connection, group, pipeline, *epoch, reason).await
+            }
         }
     }
 }
@@ -402,7 +413,7 @@ impl<S: Sink> Delivery<'_, S> {
 pub(super) struct Meters {
     delivered: Counter,
     dead_lettered: Counter,
-    failures: [Counter; 3],
+    failures: [Counter; 4],
     duration: Histogram,
 }
 
@@ -422,6 +433,7 @@ impl Meters {
                 failure("transient"),
                 failure("rejected"),
                 failure("misconfigured"),
+                failure("gone"),
             ],
             duration: histogram!(names::DELIVERY_DURATION, "sink" => S::KIND),
         }
@@ -440,6 +452,7 @@ impl Meters {
             SinkError::Transient { .. } => 0,
             SinkError::Rejected { .. } => 1,
             SinkError::Misconfigured { .. } => 2,
+            SinkError::Gone { .. } => 3,
         };
         self.failures[index].increment(1);
     }

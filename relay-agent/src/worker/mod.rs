@@ -16,6 +16,7 @@
 //!
 //! **When this fails**
 //! - the sink fails for now: the rest of the batch is tried again with growing delays.
+//! - the receiver wants no more for good: the pipeline is paused until an operator resumes it.
 //! - the sink refuses one message for good: it goes to the dead letters, the rest goes on.
 //! - the configuration cannot work: nothing is tried until it changes, save for a look now and then.
 //! - the position is refused: a newer owner exists; stop at once.
@@ -79,6 +80,8 @@ pub(crate) struct Services {
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// How often a pipeline that cannot work is tried all the same: its cause may lie outside of it.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How long our own pause of a pipeline may be on its way back to us.
+const ECHO: Duration = Duration::from_mins(1);
 
 /// Why a worker stops in the middle of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,6 +282,7 @@ impl Status {
                 PipelineState::Retrying,
                 backoff.next().max(retry_after.unwrap_or_default()),
             ),
+            SinkError::Gone { .. } => (PipelineState::Misconfigured, ECHO),
             SinkError::Rejected { .. } | SinkError::Fenced { .. } => {
                 (PipelineState::Retrying, backoff.next())
             }
@@ -321,6 +325,17 @@ impl Status {
             }
         }
         Ok(())
+    }
+
+    /// Waits for an order, so long at most, unless interrupted.
+    async fn on_order(&self, patience: Duration) -> Result<(), Interrupt> {
+        let mut orders = self.orders.clone();
+        tokio::select! {
+            biased;
+            interrupt = self.interrupted() => Err(interrupt),
+            () = orders.changed() => Ok(()),
+            () = sleep(patience) => Ok(()),
+        }
     }
 
     /// Waits, unless interrupted.

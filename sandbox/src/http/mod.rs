@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 
+use time::OffsetDateTime;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use self::{
@@ -62,6 +63,13 @@ pub enum Behaviour {
         status: u16,
         /// The header's value.
         seconds: u64,
+    },
+    /// Refused with this status and a `Retry-After` of this moment, which whole seconds tell.
+    RetryAt {
+        /// 429 or 503.
+        status: u16,
+        /// The header's value.
+        at: OffsetDateTime,
     },
 }
 

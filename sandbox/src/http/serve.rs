@@ -75,6 +75,13 @@ async fn behave(behaviour: Behaviour, ticket: Ticket, hold: &Hold) -> Response {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
             response
         }
+        Behaviour::RetryAt { status, at } => {
+            let mut response = ticket.answer(status);
+            let date = httpdate::fmt_http_date(at.into());
+            let value = date.try_into().expect("a date is a valid header");
+            response.headers_mut().insert(RETRY_AFTER, value);
+            response
+        }
         Behaviour::Delay(delay) => {
             sleep(delay).await;
             ticket.answer(200)

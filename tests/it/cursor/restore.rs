@@ -155,7 +155,7 @@ async fn a_crash_while_going_on_after_a_restore_loses_nothing() -> Result<()> {
     let receiver = Receiver::start().await?;
     outbox_create(&mut connection, OUTBOX, None).await?;
     let config = json!({"sink_type": "webhook", "url": receiver.url("/p"), "batch": true,
-        "batch_size": 5, "timeout_ms": 200});
+        "batch_size": 5, "timeout_ms": 200, "allow_networks": ["127.0.0.1"]});
     pipeline_set(&mut connection, "p", OUTBOX, &config).await?;
     let mut drafts = Drafts::default();
     let mut open = catalog.connect().await?;

@@ -24,7 +24,7 @@ impl Bench for WebhookBench {
     }
 
     fn config(&self, place: &str) -> Value {
-        json!({"url": self.0.url(&path(place))})
+        json!({"url": self.0.url(&path(place)), "allow_networks": ["127.0.0.1"]})
     }
 
     async fn create(&mut self, place: &str) -> Result<()> {

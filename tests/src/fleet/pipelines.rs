@@ -130,7 +130,11 @@ impl Fleet {
         more: Value,
     ) -> Result<()> {
         let path = format!("/{name}");
-        let mut config = json!({"sink_type": "webhook", "url": receiver.url(&path)});
+        let mut config = json!({
+            "sink_type": "webhook",
+            "url": receiver.url(&path),
+            "allow_networks": ["127.0.0.1"],
+        });
         merge(&mut config, more);
         let tap = Tap::Webhook(Arc::clone(receiver), path);
         self.add(name, outbox, config, tap).await

@@ -129,6 +129,8 @@ impl Plan {
                 "sink_type": "webhook",
                 "url": format!("{}{path}", addresses.webhooks),
                 "batch": *body == Body::Batch,
+                // The endpoint of this very fleet.
+                "allow_networks": ["127.0.0.1"],
             }),
             Route::File { path } => json!({"sink_type": "file", "path": path}),
             Route::Null => json!({"sink_type": "null"}),

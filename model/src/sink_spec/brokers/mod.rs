@@ -209,7 +209,7 @@ impl RabbitmqSpec {
 }
 
 impl Fields {
-    fn login(&mut self) -> Result<Option<Login>, SpecError> {
+    pub(super) fn login(&mut self) -> Result<Option<Login>, SpecError> {
         let username = self.text("username")?;
         match (username, self.text("password")?) {
             (None, None) => Ok(None),

@@ -1,73 +1,68 @@
-//! HTTP POST: one request a message, or one a batch. One request is in flight at a time, which is
-//! what keeps the order of every key.
+//! HTTP POST after the Standard Webhooks specification: one request a message, or one a batch. One
+//! request is in flight at a time, which is what keeps the order of every key.
 
+mod authentication;
+mod client;
+mod guard;
+mod oauth2;
 mod response;
+mod signature;
 
-use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+use std::collections::BTreeMap;
 
 use reqwest::{
-    Client,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
-    redirect::Policy,
+    Client, Response, StatusCode, Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
+use ring::digest;
 use tide_catalog::messages::Message;
+use tide_model::sink_spec::WebhookSpec;
+use time::OffsetDateTime;
+use tokio::time::Instant;
 
+use self::{authentication::Authentication, guard::Guard, signature::Signer};
 use super::{Batch, Context, Sink, SinkError, envelope, secret};
 
-/// What the sink is opened from.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) url: String,
-    pub(crate) headers: BTreeMap<String, String>,
-    pub(crate) timeout: Duration,
-    pub(crate) batch: bool,
-}
+pub(crate) use self::client::warm_up;
 
 pub(crate) struct WebhookSink {
+    spec: WebhookSpec,
     client: Client,
-    url: reqwest::Url,
+    url: Url,
     headers: HeaderMap,
-    timeout: Duration,
-    batch: bool,
+    signer: Signer,
+    authentication: Authentication,
+    /// What must not be shown, should a receiver repeat it.
+    secrets: Vec<String>,
+    /// Refused in a way that other secrets may mend: they are read again before the next attempt.
+    stale: bool,
 }
 
-/// Stable over every redelivery, as the Standard Webhooks specification names it.
+/// Stable over every redelivery.
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+/// When the attempt was made, in seconds since 1970.
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const EPOCH: HeaderName = HeaderName::from_static("tide-epoch");
 const PIPELINE: HeaderName = HeaderName::from_static("tide-pipeline");
 const SHARD: HeaderName = HeaderName::from_static("tide-shard");
 
-/// One client for all pipelines. Reading the system's certificates takes longer than a takeover
-/// should, so it is made when the agent starts (see [`warm_up`]).
-static CLIENT: LazyLock<Result<Client, String>> = LazyLock::new(|| {
-    Client::builder()
-        // A redirect would send messages to somebody who was not configured.
-        .redirect(Policy::none())
-        .user_agent(concat!("tide-agent/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| error.to_string())
-});
-
-/// Makes what every webhook needs. Blocks for a moment.
-pub(crate) fn warm_up() {
-    LazyLock::force(&CLIENT);
-}
+/// Shorter values of headers are not worth hiding, and would be found in the middle of words.
+const SHORTEST_SECRET: usize = 8;
 
 impl Sink for WebhookSink {
     const KIND: &'static str = "webhook";
-    type Settings = Settings;
+    type Settings = WebhookSpec;
 
     /// Checks what it is made of. A connection would be of no use: HTTP has no way to open one
     /// without asking for something, and the receiver would see that.
-    async fn prepare(settings: &Settings) -> Result<Option<Self>, SinkError> {
-        address(settings)?;
-        configured_headers(settings)?;
-        client().map(|_| None)
+    async fn prepare(spec: &WebhookSpec) -> Result<Option<Self>, SinkError> {
+        Self::build(spec).map(|_| None)
     }
 
-    async fn open(settings: &Settings, context: &Context) -> Result<Self, SinkError> {
-        let url = address(settings)?;
-        let mut headers = HeaderMap::new();
+    async fn open(spec: &WebhookSpec, context: &Context) -> Result<Self, SinkError> {
+        let mut sink = Self::build(spec)?;
+        let headers = &mut sink.headers;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(EPOCH, HeaderValue::from(context.epoch.0));
         // A pipeline's name admits no character that a header does not.
@@ -79,108 +74,204 @@ impl Sink for WebhookSink {
         {
             headers.insert(SHARD, shard);
         }
-        headers.extend(configured_headers(settings)?);
-        Ok(Self {
-            client: client()?,
-            url,
-            headers,
-            timeout: settings.timeout,
-            batch: settings.batch,
-        })
+        Ok(sink)
     }
 
     async fn deliver(&mut self, context: &Context, batch: &Batch<'_>) -> Result<(), SinkError> {
-        if self.batch {
-            match self.post_array(context, batch.messages).await {
+        if self.stale {
+            *self = Self::open(&self.spec, context).await?;
+        }
+        let outcome = self.deliver_all(context, batch).await;
+        self.stale = matches!(outcome, Err(SinkError::Misconfigured { .. }));
+        outcome
+    }
+}
+
+/// A URL of the configuration, unless it names an address that the guard refuses.
+fn address(setting: &str, url: &str, guard: &Guard) -> Result<Url, SinkError> {
+    let wrong = |error: String| SinkError::misconfigured(format!("{setting}: {error}"));
+    let url: Url = url.parse().map_err(|error| wrong(format!("{error}")))?;
+    guard
+        .check_url(&url)
+        .map_err(|refused| wrong(refused.to_string()))?;
+    Ok(url)
+}
+
+/// The headers that the pipeline's owner wishes for, with their secrets in place.
+fn configured_headers(
+    headers: &BTreeMap<String, String>,
+    secrets: &mut Vec<String>,
+) -> Result<HeaderMap, SinkError> {
+    let mut made = HeaderMap::new();
+    for (name, text) in headers {
+        let setting = format!("headers.{name}");
+        let resolved = secret::resolve(&setting, text)?;
+        let invalid =
+            |what| SinkError::misconfigured(format!("{setting}: not a valid header {what}"));
+        let mut value = HeaderValue::from_str(&resolved).map_err(|_| invalid("value"))?;
+        value.set_sensitive(true);
+        made.insert(
+            HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid("name"))?,
+            value,
+        );
+        if resolved.len() >= SHORTEST_SECRET {
+            secrets.push(resolved);
+        }
+    }
+    Ok(made)
+}
+
+/// What a batch is called: the same for the same messages, and a message's own id if it is alone.
+fn batch_id(messages: &[Message]) -> String {
+    if let [message] = messages {
+        return message.event_id.to_string();
+    }
+    let mut ids = digest::Context::new(&digest::SHA256);
+    for message in messages {
+        ids.update(message.event_id.as_bytes());
+    }
+    let hex = |byte: &u8| format!("{byte:02x}");
+    let name: String = ids.finish().as_ref()[..16].iter().map(hex).collect();
+    format!("batch_{name}")
+}
+
+impl WebhookSink {
+    /// All that needs no owner.
+    fn build(spec: &WebhookSpec) -> Result<Self, SinkError> {
+        let guard = Guard::new(&spec.allow_networks);
+        let mut secrets = Vec::new();
+        let headers = configured_headers(&spec.headers, &mut secrets)?;
+        let authentication = Authentication::new(spec, &guard, &mut secrets)?;
+        Ok(Self {
+            url: address("url", &spec.url, &guard)?,
+            client: client::build(spec)?,
+            headers,
+            signer: Signer::new(&spec.signing_secrets)?,
+            authentication,
+            secrets,
+            stale: false,
+            spec: spec.clone(),
+        })
+    }
+
+    async fn deliver_all(&mut self, context: &Context, batch: &Batch<'_>) -> Result<(), SinkError> {
+        if self.spec.batch {
+            match self.post(context, batch.messages).await {
                 // The answer does not say which one it means, so ask about each.
                 Err(SinkError::Rejected { .. }) if batch.messages.len() > 1 => {}
                 outcome => return outcome,
             }
         }
         for (delivered, message) in batch.messages.iter().enumerate() {
-            let posted = if self.batch {
-                self.post_array(context, std::slice::from_ref(message))
-                    .await
-            } else {
-                self.post_one(context, message).await
-            };
-            posted.map_err(|error| error.after(delivered))?;
+            self.post(context, std::slice::from_ref(message))
+                .await
+                .map_err(|error| error.after(delivered))?;
             batch.progress.reached(delivered + 1);
         }
         Ok(())
     }
-}
 
-fn client() -> Result<Client, SinkError> {
-    CLIENT.clone().map_err(SinkError::misconfigured)
-}
-
-fn address(settings: &Settings) -> Result<reqwest::Url, SinkError> {
-    settings
-        .url
-        .parse()
-        .map_err(|error| SinkError::misconfigured(format!("url: {error}")))
-}
-
-/// The headers that the pipeline's owner wishes for, with their secrets in place.
-fn configured_headers(settings: &Settings) -> Result<HeaderMap, SinkError> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &settings.headers {
-        let setting = format!("headers.{name}");
-        let value = secret::resolve(&setting, value)?;
-        let invalid =
-            |what| SinkError::misconfigured(format!("{setting}: not a valid header {what}"));
-        let mut value = HeaderValue::from_str(&value).map_err(|_| invalid("value"))?;
-        value.set_sensitive(true);
-        headers.insert(
-            HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid("name"))?,
-            value,
-        );
-    }
-    Ok(headers)
-}
-
-impl WebhookSink {
-    async fn post_one(&self, context: &Context, message: &Message) -> Result<(), SinkError> {
-        let mut body = Vec::with_capacity(message.payload.len() + message.headers.len() + 256);
-        envelope::write(&mut body, context, message);
-        let id = HeaderValue::from_str(&message.event_id.to_string())
-            .map_err(|error| SinkError::rejected(error.to_string()))?;
-        self.post(context, body, Some(id)).await
-    }
-
-    async fn post_array(&self, context: &Context, messages: &[Message]) -> Result<(), SinkError> {
-        let mut body = vec![b'['];
+    /// Posts messages in one request: one by itself, or an array of them.
+    async fn post(&mut self, context: &Context, messages: &[Message]) -> Result<(), SinkError> {
+        let length: usize = messages
+            .iter()
+            .map(|message| message.payload.len() + message.headers.len() + 256)
+            .sum();
+        let mut body = Vec::with_capacity(length);
+        if self.spec.batch {
+            body.push(b'[');
+        }
         for (index, message) in messages.iter().enumerate() {
             if index > 0 {
                 body.push(b',');
             }
             envelope::write(&mut body, context, message);
         }
-        body.push(b']');
-        self.post(context, body, None).await
+        if self.spec.batch {
+            body.push(b']');
+        }
+        let (id, body) = (batch_id(messages), bytes::Bytes::from(body));
+        let deadline = Instant::now() + self.spec.timeout;
+        let mut authorization = self
+            .authentication
+            .header(&self.client, context, deadline)
+            .await?;
+        let mut response = self
+            .send(context, &id, &body, &authorization, deadline)
+            .await?;
+        // A token may be revoked before it expires; one that was just made will not get better.
+        if response.status() == StatusCode::UNAUTHORIZED
+            && self.authentication.renew(&authorization)
+        {
+            authorization = self
+                .authentication
+                .header(&self.client, context, deadline)
+                .await?;
+            response = self
+                .send(context, &id, &body, &authorization, deadline)
+                .await?;
+        }
+        let mut secrets = self.secrets.clone();
+        secrets.extend(authorization.secret());
+        response::judge(response, &secrets).await
     }
 
-    async fn post(
+    async fn send(
         &self,
         context: &Context,
-        body: Vec<u8>,
-        id: Option<HeaderValue>,
-    ) -> Result<(), SinkError> {
+        id: &str,
+        body: &bytes::Bytes,
+        authorization: &authentication::Header,
+        deadline: Instant,
+    ) -> Result<Response, SinkError> {
+        let timestamp = OffsetDateTime::now_utc().unix_timestamp();
         let mut request = self
             .client
             .post(self.url.clone())
             .headers(self.headers.clone())
-            .timeout(self.timeout)
-            .body(body);
-        if let Some(id) = id {
-            request = request.header(WEBHOOK_ID, id);
+            .header(WEBHOOK_ID, id)
+            .header(WEBHOOK_TIMESTAMP, timestamp)
+            .timeout(deadline.saturating_duration_since(Instant::now()))
+            .body(body.clone());
+        if let Some(signature) = self.signer.sign(id, timestamp, body) {
+            request = request.header(WEBHOOK_SIGNATURE, signature);
+        }
+        if let Some(value) = authorization.value() {
+            request = request.header(AUTHORIZATION, value);
         }
         context.may_publish()?;
-        let response = request
-            .send()
-            .await
-            .map_err(|error| response::unanswered(&error))?;
-        response::judge(response).await
+        let answered = request.send().await;
+        answered.map_err(|error| response::unanswered(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(event: u128) -> Message {
+        Message {
+            id: 1,
+            event_id: uuid::Uuid::from_u128(event),
+            key: None,
+            payload: "{}".to_owned(),
+            headers: "{}".to_owned(),
+            created_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_batch_has_the_same_id_whenever_it_is_the_same() {
+        let [one, two, three] = [1, 2, 3].map(message);
+        assert_eq!(
+            batch_id(std::slice::from_ref(&one)),
+            one.event_id.to_string()
+        );
+        let both = batch_id(&[one.clone(), two.clone()]);
+        assert_eq!(both, batch_id(&[one.clone(), two.clone()]));
+        assert_ne!(both, batch_id(&[two.clone(), one.clone()]));
+        assert_ne!(both, batch_id(&[one, two, three]));
+        // A full stop would end the id in what is signed.
+        assert!(both.starts_with("batch_") && !both.contains('.'), "{both}");
     }
 }
