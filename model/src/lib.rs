@@ -20,6 +20,7 @@ pub mod handover;
 pub mod name;
 pub mod operation;
 pub mod pipeline;
+pub mod policy;
 pub mod report;
 pub mod sink_spec;
 pub mod snapshot;
@@ -35,6 +36,7 @@ pub use name::{
     AgentName, Epoch, GroupName, Incarnation, InvalidName, NodeId, OperationId, PipelineName,
 };
 pub use pipeline::{PipelineSpec, SpecError};
+pub use policy::{Policy, RateLimit};
 pub use sink_spec::SinkSpec;
 pub use snapshot::Snapshot;
 pub use state::PipelineState;

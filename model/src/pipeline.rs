@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::{PipelineName, SinkSpec, fields::Fields, unit::MAX_SHARDS};
+use crate::{PipelineName, Policy, SinkSpec, fields::Fields, unit::MAX_SHARDS};
 
 /// A pipeline as an agent runs it.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,8 @@ pub struct PipelineSpec {
     /// Its share of an agent's capacity, relative to other pipelines; of a sharded one each
     /// shard's.
     pub weight: u32,
+    /// What becomes of failures, and how fast it goes.
+    pub policy: Policy,
 }
 
 /// Most messages a batch may hold.
@@ -47,6 +49,7 @@ impl PipelineSpec {
         fields.number("shards", 1, MAX_SHARDS.into())?;
         // Read by the catalog too, when the pipeline is first claimed.
         fields.choice("start", &[("earliest", ()), ("latest", ())])?;
+        let policy = Policy::parse(&mut fields)?;
         let sink = SinkSpec::parse(&mut fields)?;
         fields.finish()?;
         Ok(Self {
@@ -56,6 +59,7 @@ impl PipelineSpec {
             batch_size,
             batch_bytes,
             weight,
+            policy,
         })
     }
 }
@@ -164,6 +168,23 @@ mod tests {
     }
 
     #[test]
+    fn every_sink_has_a_policy() {
+        let policy = |more: &str| {
+            let config = format!(r#"{{"sink_type": "null"{more}}}"#);
+            parse(&serde_json::from_str(&config).unwrap())
+                .unwrap()
+                .policy
+        };
+        assert_eq!(policy("").rate_limit, None);
+        assert_eq!(policy("").breaker_failures, Some(5));
+        assert_eq!(policy(r#", "breaker_failures": 0"#).breaker_failures, None);
+        let limit = |per_second, burst| Some(crate::RateLimit { per_second, burst });
+        assert_eq!(policy(r#", "rate_limit": 50"#).rate_limit, limit(50, 50));
+        let both = r#", "rate_limit": 50, "rate_burst": 7"#;
+        assert_eq!(policy(both).rate_limit, limit(50, 7));
+    }
+
+    #[test]
     fn every_mistake_is_named() {
         for (config, message) in [
             (
@@ -197,6 +218,18 @@ mod tests {
             (
                 json!({"sink_type": "null", "shards": 65}),
                 "key \"shards\" is 65, not a whole number from 1 to 64",
+            ),
+            (
+                json!({"sink_type": "null", "rate_limit": 0}),
+                "key \"rate_limit\" is 0, not a whole number from 1 to 1000000",
+            ),
+            (
+                json!({"sink_type": "null", "rate_burst": 5}),
+                "key \"rate_burst\" belongs to \"rate_limit\", which is missing (how many messages a second, for example \"rate_limit\": 100)",
+            ),
+            (
+                json!({"sink_type": "null", "breaker_failures": -1}),
+                "key \"breaker_failures\" is -1, not a whole number from 0 to 1000",
             ),
             (
                 json!({"sink_type": "webhook", "url": "ftp://x"}),

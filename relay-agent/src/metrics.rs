@@ -46,6 +46,11 @@ pub(crate) const PREPARED_SINKS: &str = "pg_tide_relay_prepared_sinks";
 /// From the former owner's silence to the new one's readiness.
 pub(crate) const HANDOVER_GAP: &str = "pg_tide_relay_handover_gap_seconds";
 
+/// What the circuit breaker of a pipeline does: 0 closed, 1 half-open, 2 open.
+pub(crate) const CIRCUIT_STATE: &str = "pg_tide_relay_circuit_state";
+/// How often a delivery waited for its rate limit.
+pub(crate) const RATE_LIMIT_WAITS: &str = "pg_tide_relay_rate_limit_waits_total";
+
 /// 1 while this agent is the database's janitor.
 pub(crate) const JANITOR_ACTIVE: &str = "pg_tide_relay_janitor_active";
 /// When the janitor last went through everything without an error.
@@ -151,6 +156,7 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "hand-over: from the former owner's silence to the new one's readiness"
     );
+    describe_policy();
     describe_housekeeping();
     for reason in TRANSITIONS {
         counter!(OWNERSHIP_TRANSITIONS, "reason" => reason).absolute(0);
@@ -168,6 +174,18 @@ pub(crate) fn describe() {
     ] {
         gauge!(name).set(0.0);
     }
+}
+
+fn describe_policy() {
+    describe_gauge!(
+        CIRCUIT_STATE,
+        "circuit breaker: 0 closed, 1 half-open, 2 open"
+    );
+    describe_counter!(
+        RATE_LIMIT_WAITS,
+        Unit::Count,
+        "waits of deliveries for their rate limit"
+    );
 }
 
 fn describe_housekeeping() {

@@ -15,6 +15,7 @@ mod hot_reload;
 mod inbox;
 mod janitor;
 mod planned;
+mod policy;
 mod replicas;
 mod roles;
 mod scale;

@@ -107,6 +107,21 @@ impl SinkError {
         }
         self
     }
+
+    /// The same error, with more to say.
+    pub(crate) fn and(mut self, more: &str) -> Self {
+        match &mut self {
+            Self::Transient { reason, .. }
+            | Self::Rejected { reason, .. }
+            | Self::Misconfigured { reason, .. }
+            | Self::Gone { reason, .. } => {
+                reason.push_str("; ");
+                reason.push_str(more);
+            }
+            Self::Fenced { .. } => {}
+        }
+        self
+    }
 }
 
 impl fmt::Display for SinkError {

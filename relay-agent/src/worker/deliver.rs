@@ -13,7 +13,7 @@ use tide_daemon::backoff::Backoff;
 use tide_model::PipelineState;
 
 use super::{
-    Batch, Context, Instant, Interrupt, Place, Progress, RETRY, Replaying, Services, Sink,
+    Batch, Context, Instant, Interrupt, Pace, Place, Progress, RETRY, Replaying, Services, Sink,
     SinkError, Status, debug, info, read::Reader, warn,
 };
 use crate::metrics as names;
@@ -26,6 +26,7 @@ pub(super) struct Delivery<'a, S> {
     pub(super) sink: &'a mut S,
     /// Whether the sink has stored the position after what was delivered last.
     pub(super) stored: bool,
+    pub(super) pace: Pace,
     pub(super) replaying: Replaying,
 }
 
@@ -46,7 +47,9 @@ impl<'a> Load<'a> {
         }
     }
 
-    fn batch(self, delivered: usize, progress: &'a Progress) -> Batch<'a> {
+    /// The next messages after `delivered`, at most so many.
+    fn batch(self, delivered: usize, most: usize, progress: &'a Progress) -> Batch<'a> {
+        let rest = &self.messages()[delivered..];
         let place = match self {
             Self::Page(page) => Some(Place {
                 page,
@@ -55,7 +58,7 @@ impl<'a> Load<'a> {
             Self::Letters(..) => None,
         };
         Batch {
-            messages: &self.messages()[delivered..],
+            messages: &rest[..most.min(rest.len())],
             progress,
             place,
         }
@@ -233,10 +236,17 @@ impl<S: Sink> Delivery<'_, S> {
                 .opened()
                 .await
                 .map_err(|revoked| broken(revoked.into()))?;
+            let most = match self.pace.permit(load.messages().len() - delivered) {
+                Ok(most) => most,
+                Err(wait) => {
+                    self.status.pause(wait).await.map_err(broken)?;
+                    continue;
+                }
+            };
             begun = true;
             attempts += 1;
             let progress = Progress::default();
-            let batch = load.batch(delivered, &progress);
+            let batch = load.batch(delivered, most, &progress);
             let started = Instant::now();
             let outcome = tokio::select! {
                 biased;
@@ -252,11 +262,16 @@ impl<S: Sink> Delivery<'_, S> {
             let error = match outcome {
                 Ok(()) => {
                     self.stored = self.sink.stores_positions();
+                    self.pace.delivered(self.context);
                     meters.delivered(batch.messages.len(), started);
                     self.status.recovered(self.context);
-                    return Ok(());
+                    delivered += batch.messages.len();
+                    attempts = 0;
+                    backoff.reset();
+                    self.reached(load, delivered).await?;
+                    continue;
                 }
-                Err(error) => error,
+                Err(error) => self.pace.failed(error, self.context),
             };
             meters.failed(&error);
             if error.delivered() > 0 {
@@ -292,6 +307,20 @@ impl<S: Sink> Delivery<'_, S> {
             self.status.pause(delay).await.map_err(broken)?;
         }
         Ok(())
+    }
+
+    /// In the middle of a page that takes its time: what is delivered need not be repeated.
+    async fn reached(&mut self, load: Load<'_>, delivered: usize) -> Result<(), Broken> {
+        match load {
+            Load::Page(page) if delivered < page.messages.len() => {
+                let stored = self.store(page, delivered).await;
+                stored.map_err(|interrupt| Broken {
+                    delivered,
+                    interrupt,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn lapsed(&mut self) {

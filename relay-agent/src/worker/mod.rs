@@ -18,6 +18,7 @@
 //! - the sink fails for now: the rest of the batch is tried again with growing delays.
 //! - the receiver wants no more for good: the pipeline is paused until an operator resumes it.
 //! - the sink refuses one message for good: it goes to the dead letters, the rest goes on.
+//! - it fails several times in a row: one message at a time is tried until it answers.
 //! - the configuration cannot work: nothing is tried until it changes, save for a look now and then.
 //! - the position is refused: a newer owner exists; stop at once.
 //! - an operator pauses the pipeline: what is on its way is finished, and nothing more is begun.
@@ -25,6 +26,7 @@
 //! - the lock session is gone: stop at once, store nothing.
 
 mod deliver;
+mod policy;
 mod read;
 mod replay;
 
@@ -32,7 +34,7 @@ use std::{sync::Arc, time::Duration};
 
 use tide_catalog::{PgPool, offsets::Claim};
 use tide_daemon::backoff::Backoff;
-use tide_model::{GroupName, PipelineSpec, PipelineState, SinkSpec};
+use tide_model::{GroupName, PipelineSpec, PipelineState};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -53,7 +55,7 @@ use crate::{
     wakeup::{Idle, WakeupHandle},
 };
 
-use self::{read::Reader, replay::Replaying};
+use self::{policy::Pace, read::Reader, replay::Replaying};
 
 /// The right to run one pipeline: a lock on a session that is still trusted, and its epoch. A
 /// worker cannot be built without one, and it cannot be copied.
@@ -152,35 +154,34 @@ async fn run_valid(
         home: services.home.clone(),
     };
     let reader = Reader::new(services, runnable, spec, &grant.claim);
-    let sink = &spec.sink;
     let status_ref = &mut status;
-    let interrupt = match Open::from(sink) {
+    let interrupt = match Open::from(&spec.sink) {
         Open::Stdout(settings) => {
-            run_with::<StdoutSink>(settings, sink, &context, services, reader, status_ref).await
+            run_with::<StdoutSink>(settings, spec, &context, services, reader, status_ref).await
         }
         Open::File(settings) => {
-            run_with::<FileSink>(settings, sink, &context, services, reader, status_ref).await
+            run_with::<FileSink>(settings, spec, &context, services, reader, status_ref).await
         }
         Open::Webhook(settings) => {
-            run_with::<WebhookSink>(settings, sink, &context, services, reader, status_ref).await
+            run_with::<WebhookSink>(settings, spec, &context, services, reader, status_ref).await
         }
         Open::Kafka(settings) => {
-            run_with::<KafkaSink>(settings, sink, &context, services, reader, status_ref).await
+            run_with::<KafkaSink>(settings, spec, &context, services, reader, status_ref).await
         }
         Open::Nats(settings) => {
-            run_with::<NatsSink>(settings, sink, &context, services, reader, status_ref).await
+            run_with::<NatsSink>(settings, spec, &context, services, reader, status_ref).await
         }
         Open::Redis(settings) => {
-            run_with::<RedisSink>(settings, sink, &context, services, reader, status_ref).await
+            run_with::<RedisSink>(settings, spec, &context, services, reader, status_ref).await
         }
         Open::Rabbitmq(settings) => {
-            run_with::<RabbitmqSink>(settings, sink, &context, services, reader, status_ref).await
+            run_with::<RabbitmqSink>(settings, spec, &context, services, reader, status_ref).await
         }
         Open::PgInbox(settings) => {
-            run_with::<PgInboxSink>(settings, sink, &context, services, reader, status_ref).await
+            run_with::<PgInboxSink>(settings, spec, &context, services, reader, status_ref).await
         }
         Open::Null(settings) => {
-            run_with::<NullSink>(settings, sink, &context, services, reader, status_ref).await
+            run_with::<NullSink>(settings, spec, &context, services, reader, status_ref).await
         }
     };
     status.wind_up(interrupt).await
@@ -189,13 +190,13 @@ async fn run_valid(
 /// Opens the sink, however long that takes, and delivers until interrupted.
 async fn run_with<S: Sink>(
     settings: S::Settings,
-    spec: &SinkSpec,
+    spec: &PipelineSpec,
     context: &Context,
     services: &Services,
     mut reader: Reader,
     status: &mut Status,
 ) -> Interrupt {
-    let mut sink = match services.shelf.take(&context.pipeline, spec) {
+    let mut sink = match services.shelf.take(&context.pipeline, &spec.sink) {
         Some(prepared) => {
             info!(pipeline.id = %context.pipeline, "sink was prepared");
             prepared
@@ -215,6 +216,7 @@ async fn run_with<S: Sink>(
         status,
         sink: &mut sink,
         stored: false,
+        pace: Pace::new(&spec.policy, context),
         replaying: Replaying::default(),
     };
     let interrupt = match delivery.run(&mut reader).await {

@@ -1,0 +1,56 @@
+//! What becomes of failures, and how fast a pipeline goes: the same settings for every sink.
+
+use crate::{SpecError, fields::Fields};
+
+/// So many failed attempts in a row open the circuit unless told otherwise.
+const BREAKER_FAILURES: u64 = 5;
+/// More would be as good as none.
+const MOST_BREAKER_FAILURES: u64 = 1_000;
+/// More than any sink takes.
+const HIGHEST_RATE: u64 = 1_000_000;
+
+/// A pipeline's policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// No more messages than this; absent for no limit. Of a sharded pipeline each shard's.
+    pub rate_limit: Option<RateLimit>,
+    /// After so many failed attempts in a row one message at a time is tried; absent for never.
+    pub breaker_failures: Option<u32>,
+}
+
+/// So many messages a second, and so many at once after a silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// At least 1.
+    pub per_second: u32,
+    /// At least 1.
+    pub burst: u32,
+}
+
+impl Policy {
+    pub(crate) fn parse(fields: &mut Fields) -> Result<Self, SpecError> {
+        let rate = fields.number("rate_limit", 1, HIGHEST_RATE)?;
+        let burst = fields.number("rate_burst", 1, HIGHEST_RATE)?;
+        let rate_limit = match (rate, burst) {
+            (None, Some(_)) => {
+                return Err(SpecError::new(
+                    "rate_burst",
+                    "belongs to \"rate_limit\", which is missing",
+                )
+                .hint("how many messages a second, for example \"rate_limit\": 100"));
+            }
+            (None, None) => None,
+            (Some(rate), burst) => Some(RateLimit {
+                per_second: rate as u32,
+                burst: burst.unwrap_or(rate) as u32,
+            }),
+        };
+        let failures = fields
+            .number("breaker_failures", 0, MOST_BREAKER_FAILURES)?
+            .unwrap_or(BREAKER_FAILURES) as u32;
+        Ok(Self {
+            rate_limit,
+            breaker_failures: (failures > 0).then_some(failures),
+        })
+    }
+}
