@@ -63,12 +63,19 @@ impl Server {
 
     /// Host, port and database, for messages. Never credentials.
     pub fn label(&self) -> String {
-        let database = self.options.get_database().unwrap_or("");
         format!(
-            "{}:{}/{database}",
+            "{}:{}/{}",
             self.options.get_host(),
-            self.options.get_port()
+            self.options.get_port(),
+            self.options.get_database().unwrap_or_default()
         )
+    }
+
+    /// The database; the server takes the user's name for one that is not named.
+    pub fn database(&self) -> &str {
+        self.options
+            .get_database()
+            .unwrap_or_else(|| self.options.get_username())
     }
 
     /// Opens one session.

@@ -97,6 +97,22 @@ impl Fields {
             })
     }
 
+    /// The keys of an object within.
+    pub(crate) fn object(&mut self, key: &'static str) -> Result<Option<Self>, SpecError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(Self::new(object))),
+            Some(other) => Err(wrong_type(key, "an object", &other)),
+        }
+    }
+
+    /// The first of these keys that is there. Knows them from then on.
+    pub(crate) fn present(&mut self, keys: &[&'static str]) -> Option<&'static str> {
+        self.known.extend(keys);
+        let present = |key: &&&str| self.rest.get(**key).is_some_and(|value| !value.is_null());
+        keys.iter().find(present).copied()
+    }
+
     pub(crate) fn text_map(
         &mut self,
         key: &'static str,

@@ -16,6 +16,7 @@ pub mod closest;
 pub mod cursor;
 pub mod drain;
 pub mod fleet;
+pub mod format;
 pub mod handover;
 pub mod name;
 pub mod operation;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::{PipelineName, Policy, SinkSpec, fields::Fields, unit::MAX_SHARDS};
+use crate::{PipelineName, Policy, SinkSpec, fields::Fields, format::Format, unit::MAX_SHARDS};
 
 /// A pipeline as an agent runs it.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,8 @@ pub struct PipelineSpec {
     pub outbox: String,
     /// Where its messages go.
     pub sink: SinkSpec,
+    /// What they look like there.
+    pub format: Format,
     /// At most this many messages in one batch.
     pub batch_size: usize,
     /// A batch is cut once its payloads reach this many bytes; one larger message still goes alone.
@@ -51,11 +53,13 @@ impl PipelineSpec {
         fields.choice("start", &[("earliest", ()), ("latest", ())])?;
         let policy = Policy::parse(&mut fields)?;
         let sink = SinkSpec::parse(&mut fields)?;
+        let format = Format::parse(&mut fields, &sink)?;
         fields.finish()?;
         Ok(Self {
             name,
             outbox,
             sink,
+            format,
             batch_size,
             batch_bytes,
             weight,
@@ -78,6 +82,14 @@ impl SpecError {
             key: key.into(),
             problem: problem.into(),
             hint: None,
+        }
+    }
+
+    /// The same error of a key within an object.
+    pub(crate) fn within(self, object: &str) -> Self {
+        Self {
+            key: format!("{object}.{}", self.key),
+            ..self
         }
     }
 

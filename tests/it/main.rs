@@ -10,6 +10,7 @@ mod delivery;
 mod failover;
 mod fencing;
 mod flow;
+mod formats;
 mod handover;
 mod hot_reload;
 mod inbox;

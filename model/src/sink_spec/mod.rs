@@ -9,7 +9,7 @@ pub use self::{
     brokers::{Login, NatsLogin, NatsSpec, RabbitmqSpec, RedisSpec},
     webhook::{ClientCertificate, OAuth2Spec, WebhookAuthentication, WebhookSpec},
 };
-use crate::{Shard, SpecError, fields::Fields};
+use crate::{Shard, SpecError, fields::Fields, format::Carrier};
 
 /// Settings of one sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,6 +166,18 @@ impl SinkSpec {
                 }
             }
         })
+    }
+
+    /// What carries the headers of a message there.
+    pub fn carrier(&self) -> Carrier {
+        match self {
+            Self::Webhook(_) => Carrier::Http,
+            Self::Kafka { .. } => Carrier::Kafka,
+            Self::Nats(_) => Carrier::Nats,
+            Self::Rabbitmq(_) => Carrier::Amqp,
+            Self::Redis(_) => Carrier::Redis,
+            Self::Stdout | Self::File { .. } | Self::PgInbox { .. } | Self::Null => Carrier::Lines,
+        }
     }
 
     /// The word in `sink_type`, in metrics and on the screen.

@@ -38,6 +38,11 @@ impl Home {
         }))
     }
 
+    /// The outbox's database.
+    pub(super) fn database(&self) -> &str {
+        self.0.server.database()
+    }
+
     pub(super) fn pool(&self) -> &PgPool {
         let Sessions { server, pool } = &*self.0;
         pool.get_or_init(|| server.pool(SESSIONS))

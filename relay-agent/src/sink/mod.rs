@@ -18,12 +18,19 @@ mod webhook;
 use std::{
     any::Any,
     future::Future,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use tide_catalog::messages::{Message, Page};
+use tide_catalog::{
+    messages::{Message, Page},
+    offsets::Claim,
+};
 use tide_model::{
-    Cursor, Epoch, GroupName, SinkSpec, UnitName,
+    Cursor, Epoch, GroupName, PipelineSpec, SinkSpec, UnitName,
+    format::{Encoder, Provenance},
     sink_spec::{NatsSpec, RabbitmqSpec, RedisSpec, WebhookSpec},
 };
 use tokio::sync::watch;
@@ -40,12 +47,40 @@ pub(crate) struct Context {
     /// Travels with every message, so that a consumer can refuse an older owner's.
     pub(crate) epoch: Epoch,
     pub(crate) trust: Trust,
+    /// Writes messages in the pipeline's format.
+    pub(crate) encoder: Arc<Encoder>,
     /// Sessions to the outbox's own database, for sinks that write there; nobody else's work
     /// waits for them.
     pub(crate) home: Home,
 }
 
 impl Context {
+    /// What a grant and a pipeline's settings make.
+    pub(crate) fn new(
+        group: &GroupName,
+        claim: &Claim,
+        spec: &PipelineSpec,
+        trust: &Trust,
+        home: &Home,
+    ) -> Self {
+        let provenance = Provenance {
+            group: group.clone(),
+            pipeline: claim.pipeline.clone(),
+            outbox: spec.outbox.clone(),
+            epoch: claim.epoch,
+            database: home.database().to_owned(),
+        };
+        Self {
+            encoder: Arc::new(Encoder::new(&spec.format, &provenance)),
+            group: group.clone(),
+            pipeline: claim.pipeline.clone(),
+            outbox: spec.outbox.clone(),
+            epoch: claim.epoch,
+            trust: trust.clone(),
+            home: home.clone(),
+        }
+    }
+
     /// The last look before an act that cannot be taken back.
     pub(crate) fn may_publish(&self) -> Result<(), SinkError> {
         if self.trust.is_open(Moment::now()) {
@@ -62,13 +97,26 @@ impl Context {
 impl Context {
     /// Where the messages of a test come from.
     pub(crate) fn example(pipeline: &str) -> Self {
+        Self::example_of(pipeline, &tide_model::format::Format::Native)
+    }
+
+    /// The same, in another format.
+    pub(crate) fn example_of(pipeline: &str, format: &tide_model::format::Format) -> Self {
         let server = tide_catalog::connection::Server::parse("postgres://host/db", "test");
         let now = Moment::now();
-        Self {
+        let provenance = Provenance {
             group: "default".parse().unwrap(),
             pipeline: pipeline.parse().unwrap(),
             outbox: "order_events".to_owned(),
             epoch: Epoch(7),
+            database: "db".to_owned(),
+        };
+        Self {
+            encoder: Arc::new(Encoder::new(format, &provenance)),
+            group: provenance.group,
+            pipeline: provenance.pipeline,
+            outbox: provenance.outbox,
+            epoch: provenance.epoch,
             trust: Trust::new(now, now),
             home: Home::new(&server.unwrap()),
         }

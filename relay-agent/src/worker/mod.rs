@@ -145,14 +145,13 @@ async fn run_valid(
     services: &Services,
     mut status: Status,
 ) -> WorkerEnd {
-    let context = Context {
-        group: services.group.clone(),
-        pipeline: grant.claim.pipeline.clone(),
-        outbox: spec.outbox.clone(),
-        epoch: grant.claim.epoch,
-        trust: grant.trust.clone(),
-        home: services.home.clone(),
-    };
+    let context = Context::new(
+        &services.group,
+        &grant.claim,
+        spec,
+        &grant.trust,
+        &services.home,
+    );
     let reader = Reader::new(services, runnable, spec, &grant.claim);
     let status_ref = &mut status;
     let interrupt = match Open::from(&spec.sink) {

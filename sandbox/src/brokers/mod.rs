@@ -27,6 +27,7 @@ pub use self::{
     error::BrokerError,
     nats::Nats,
     rabbitmq::RabbitMq,
+    readback::Held,
     redis::{Redis, RedisOptions},
 };
 

@@ -102,8 +102,13 @@ impl Nats {
             .map_err(BrokerError::ask("creating a stream"))
     }
 
-    /// What a stream holds.
+    /// What a stream holds, as Tide's envelopes.
     pub async fn deliveries(&self, stream: &str) -> Result<Vec<Delivery>, BrokerError> {
+        readback::deliveries(stream, self.held(stream).await?)
+    }
+
+    /// What a stream holds.
+    pub async fn held(&self, stream: &str) -> Result<Vec<readback::Held>, BrokerError> {
         let jetstream = self.jetstream().await?;
         let mut found = jetstream
             .get_stream(stream)
@@ -137,7 +142,7 @@ impl Nats {
                 body: message.payload.to_vec(),
             });
         }
-        readback::deliveries(stream, held)
+        Ok(held)
     }
 
     async fn answering(&mut self) -> Result<(), BrokerError> {

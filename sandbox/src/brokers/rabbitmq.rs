@@ -163,8 +163,13 @@ impl RabbitMq {
             .map_err(BrokerError::ask("binding a queue"))
     }
 
-    /// What a queue holds. Nothing is taken out of it.
+    /// What a queue holds, as Tide's envelopes.
     pub async fn deliveries(&self, queue: &str) -> Result<Vec<Delivery>, BrokerError> {
+        readback::deliveries(queue, self.held(queue).await?)
+    }
+
+    /// What a queue holds. Nothing is taken out of it.
+    pub async fn held(&self, queue: &str) -> Result<Vec<readback::Held>, BrokerError> {
         let (connection, channel) = connect(&self.url()).await?;
         let mut held = Vec::new();
         while let Some(message) = channel
@@ -182,6 +187,13 @@ impl RabbitMq {
                     _ => None,
                 })
                 .collect();
+            // A property, which other brokers have among the headers.
+            headers.extend(
+                properties
+                    .content_type()
+                    .iter()
+                    .map(|kind| ("content-type".to_owned(), kind.to_string())),
+            );
             held.push(readback::Held {
                 event_id: properties
                     .message_id()
@@ -198,7 +210,7 @@ impl RabbitMq {
             .close(200, "read".into())
             .await
             .map_err(BrokerError::ask("closing"))?;
-        readback::deliveries(queue, held)
+        Ok(held)
     }
 
     async fn answering(&mut self) -> Result<(), BrokerError> {

@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use super::BrokerError;
 use crate::envelope::{Delivery, Envelope};
 
-/// One message as a broker holds it.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) body: Vec<u8>,
+/// One message as a broker holds it, whatever its format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The body; of a Redis entry the field `envelope` or `payload`.
+    pub body: Vec<u8>,
     /// Its headers or fields that are text.
-    pub(super) headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, String>,
     /// The event's id where the broker has a place of its own for that.
-    pub(super) event_id: String,
-    /// The header that holds the key.
-    pub(super) key: Option<String>,
+    pub event_id: String,
+    /// The key where the broker has a place of its own for that.
+    pub key: Option<String>,
 }
 
 /// Reads what a place holds, in its order.

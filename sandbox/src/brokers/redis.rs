@@ -99,8 +99,13 @@ impl Redis {
         answer.map_err(BrokerError::ask("a command"))
     }
 
-    /// What a stream holds.
+    /// What a stream holds, as Tide's envelopes.
     pub async fn deliveries(&self, stream: &str) -> Result<Vec<Delivery>, BrokerError> {
+        readback::deliveries(stream, self.held(stream).await?)
+    }
+
+    /// What a stream holds.
+    pub async fn held(&self, stream: &str) -> Result<Vec<readback::Held>, BrokerError> {
         let entries: Vec<Entry> = self.command(&["XRANGE", stream, "-", "+"]).await?;
         let held = entries.into_iter().map(|(_, fields)| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -109,13 +114,17 @@ impl Redis {
                 .map(|pair| (text(&pair[0]), text(&pair[1])))
                 .collect();
             readback::Held {
-                body: headers.remove("envelope").unwrap_or_default().into_bytes(),
+                body: ["envelope", "payload"]
+                    .iter()
+                    .find_map(|name| headers.remove(*name))
+                    .unwrap_or_default()
+                    .into_bytes(),
                 event_id: headers.remove("event_id").unwrap_or_default(),
                 key: headers.remove("key"),
                 headers,
             }
         });
-        readback::deliveries(stream, held.collect())
+        Ok(held.collect())
     }
 
     async fn answering(&mut self) -> Result<(), BrokerError> {

@@ -8,6 +8,7 @@
 //! one started late may not.
 
 mod broker;
+mod held;
 mod reader;
 mod topics;
 
@@ -19,6 +20,7 @@ use crate::process::ProcessError;
 
 pub use self::{
     broker::{MockBroker, MockKafka, serve_mock_broker},
+    held::held,
     reader::TopicReader,
     topics::{create_topics, delete_topics},
 };

@@ -17,6 +17,7 @@ use rdkafka::{
 };
 use serde_json::{Map, Value};
 use tide_catalog::messages::Message;
+use tide_model::format::Carrier;
 use tokio::{
     sync::watch,
     task::spawn_blocking,
@@ -197,16 +198,16 @@ async fn enqueue(
     }
 }
 
-/// The publisher's headers and ours, as Kafka headers: text as it is, everything else as JSON.
+/// The publisher's headers, ours and the format's, as Kafka headers: text as it is, everything else as JSON.
 fn headers(context: &Context, message: &Message) -> OwnedHeaders {
-    let merged: Map<String, Value> =
-        envelope::merged(&message.headers, envelope::own_headers(context));
+    let merged: Map<String, Value> = context.encoder.headers(Carrier::Kafka, &message.headers);
+    let beside = envelope::beside(context, Carrier::Kafka, message);
     let id = message.event_id.to_string();
-    let headers = OwnedHeaders::new_with_capacity(merged.len() + 1).insert(Header {
+    let headers = OwnedHeaders::new_with_capacity(merged.len() + beside.len() + 1).insert(Header {
         key: "tide-event-id",
         value: Some(&id),
     });
-    merged
+    let headers = merged
         .iter()
         .fold(headers, |headers, (name, value)| match value {
             Value::String(text) => headers.insert(Header {
@@ -221,5 +222,11 @@ fn headers(context: &Context, message: &Message) -> OwnedHeaders {
                 key: name,
                 value: Some(&other.to_string()),
             }),
+        });
+    beside.iter().fold(headers, |headers, (name, value)| {
+        headers.insert(Header {
+            key: name,
+            value: Some(value),
         })
+    })
 }

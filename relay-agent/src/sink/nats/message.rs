@@ -4,6 +4,7 @@ use async_nats::{
     HeaderMap, HeaderName, HeaderValue, header::NATS_MESSAGE_ID, jetstream::message::PublishMessage,
 };
 use tide_catalog::messages::Message;
+use tide_model::format::Carrier;
 
 use super::{Context, envelope};
 
@@ -16,7 +17,7 @@ const SERVERS_OWN: &str = "nats-";
 /// subjects, and two pipelines may deliver the same event into one stream.
 pub(super) fn with_headers(context: &Context, message: &Message) -> PublishMessage {
     let mut headers = HeaderMap::new();
-    for (name, value) in envelope::text_headers(context, message) {
+    for (name, value) in envelope::text_headers(context, Carrier::Nats, message) {
         add(&mut headers, &name, &value);
     }
     if let Some(key) = &message.key {

@@ -103,8 +103,7 @@ impl Attempt<'_> {
 
     async fn send(&self, batch: &Batch<'_>, index: usize) -> Result<(), SinkError> {
         let message = &batch.messages[index];
-        let mut body = Vec::with_capacity(message.payload.len() + message.headers.len() + 256);
-        envelope::write(&mut body, self.context, message);
+        let body = envelope::body(self.context, message);
         let publish = message::with_headers(self.context, message).payload(Bytes::from(body));
         self.context.may_publish()?;
         let stream = self.connection.stream();

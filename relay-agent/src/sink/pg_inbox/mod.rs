@@ -15,7 +15,7 @@ use tide_catalog::{
 use tokio::time::timeout;
 
 use self::{search::Search, target::Target};
-use super::{Batch, Context, Sink, SinkError, envelope};
+use super::{Batch, Context, Sink, SinkError};
 
 /// What the sink is opened from.
 #[derive(Debug, Clone)]
@@ -91,7 +91,9 @@ impl PgInboxSink {
             .iter()
             .map(|message| {
                 let mut headers = Vec::with_capacity(message.headers.len() + 128);
-                envelope::headers(&mut headers, context, &message.headers);
+                context
+                    .encoder
+                    .headers_object(&mut headers, &message.headers);
                 // It was text before.
                 String::from_utf8(headers).unwrap_or_else(|_| message.headers.clone())
             })

@@ -5,6 +5,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use tide_catalog::messages::Message;
+use tide_model::format::Carrier;
 
 use super::{Context, envelope};
 
@@ -16,7 +17,7 @@ const MOST_HEADER_BYTES: usize = 64 << 10;
 pub(super) fn properties(context: &Context, message: &Message) -> BasicProperties {
     let mut table = FieldTable::default();
     let mut bytes = 0;
-    let mut headers = envelope::text_headers(context, message);
+    let mut headers = envelope::text_headers(context, Carrier::Amqp, message);
     headers.extend(
         message
             .key
@@ -24,7 +25,7 @@ pub(super) fn properties(context: &Context, message: &Message) -> BasicPropertie
             .map(|key| ("tide-key".to_owned(), key.clone())),
     );
     // Ours first: what does not fit any more is in the envelope all the same.
-    headers.sort_by_key(|(name, _)| !name.starts_with("tide-"));
+    headers.sort_by_key(|(name, _)| !is_ours(name));
     for (name, value) in headers {
         bytes += name.len() + value.len();
         if bytes > MOST_HEADER_BYTES || is_brokers_own(&name) {
@@ -35,12 +36,17 @@ pub(super) fn properties(context: &Context, message: &Message) -> BasicPropertie
         }
     }
     BasicProperties::default()
-        .with_content_type("application/json".into())
+        .with_content_type(context.encoder.content_type().into())
         .with_delivery_mode(PERSISTENT)
         .with_message_id(message.event_id.to_string().into())
         .with_timestamp(message.created_at.unix_timestamp().max(0) as u64)
         .with_app_id("tide-agent".into())
         .with_headers(table)
+}
+
+/// What Tide or the format says.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("tide-") || name.starts_with("cloudEvents_")
 }
 
 /// Orders to the broker, which a publisher must not give: further receivers, delays.

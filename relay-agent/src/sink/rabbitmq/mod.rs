@@ -149,8 +149,7 @@ impl Attempt<'_> {
 
     async fn send(&self, index: usize) -> Result<Confirmation, SinkError> {
         let message = &self.batch.messages[index];
-        let mut body = Vec::with_capacity(message.payload.len() + message.headers.len() + 256);
-        envelope::write(&mut body, self.context, message);
+        let body = envelope::body(self.context, message);
         let options = BasicPublishOptions {
             mandatory: true,
             ..BasicPublishOptions::default()

@@ -1,6 +1,7 @@
 //! So many messages as one call of the script appends.
 
 use tide_catalog::messages::Message;
+use tide_model::format::Carrier;
 
 use super::{Context, SinkError, envelope};
 
@@ -61,12 +62,18 @@ fn fields(context: &Context, message: &Message) -> Vec<Vec<u8>> {
     if let Some(key) = &message.key {
         add("key", key.clone().into_bytes());
     }
-    for (name, value) in envelope::own_headers(context) {
-        add(name, value.into_bytes());
+    for (name, value) in context.encoder.own_headers() {
+        add(name, value.clone().into_bytes());
     }
-    let mut whole = Vec::with_capacity(message.payload.len() + message.headers.len() + 256);
-    envelope::write(&mut whole, context, message);
-    add("envelope", whole);
+    for (name, value) in envelope::beside(context, Carrier::Redis, message) {
+        add(&name, value.into_bytes());
+    }
+    let body = if context.encoder.is_bare() {
+        "payload"
+    } else {
+        "envelope"
+    };
+    add(body, envelope::body(context, message));
     fields
 }
 

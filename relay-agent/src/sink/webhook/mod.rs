@@ -16,7 +16,7 @@ use reqwest::{
 };
 use ring::digest;
 use tide_catalog::messages::Message;
-use tide_model::sink_spec::WebhookSpec;
+use tide_model::{format::Carrier, sink_spec::WebhookSpec};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -63,7 +63,12 @@ impl Sink for WebhookSink {
     async fn open(spec: &WebhookSpec, context: &Context) -> Result<Self, SinkError> {
         let mut sink = Self::build(spec)?;
         let headers = &mut sink.headers;
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let media_type = if spec.batch {
+            context.encoder.batch_content_type()
+        } else {
+            context.encoder.content_type()
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         headers.insert(EPOCH, HeaderValue::from(context.epoch.0));
         // A pipeline's name admits no character that a header does not.
         if let Ok(pipeline) = HeaderValue::from_str(context.pipeline.pipeline_str()) {
@@ -190,6 +195,12 @@ impl WebhookSink {
         if self.spec.batch {
             body.push(b']');
         }
+        let beside = match messages {
+            [message] if !self.spec.batch => {
+                of_message(&envelope::beside(context, Carrier::Http, message))?
+            }
+            _ => HeaderMap::new(),
+        };
         let (id, body) = (batch_id(messages), bytes::Bytes::from(body));
         let deadline = Instant::now() + self.spec.timeout;
         let mut authorization = self
@@ -197,7 +208,7 @@ impl WebhookSink {
             .header(&self.client, context, deadline)
             .await?;
         let mut response = self
-            .send(context, &id, &body, &authorization, deadline)
+            .send(context, &id, &body, &beside, &authorization, deadline)
             .await?;
         // A token may be revoked before it expires; one that was just made will not get better.
         if response.status() == StatusCode::UNAUTHORIZED
@@ -208,7 +219,7 @@ impl WebhookSink {
                 .header(&self.client, context, deadline)
                 .await?;
             response = self
-                .send(context, &id, &body, &authorization, deadline)
+                .send(context, &id, &body, &beside, &authorization, deadline)
                 .await?;
         }
         let mut secrets = self.secrets.clone();
@@ -221,6 +232,7 @@ impl WebhookSink {
         context: &Context,
         id: &str,
         body: &bytes::Bytes,
+        beside: &HeaderMap,
         authorization: &authentication::Header,
         deadline: Instant,
     ) -> Result<Response, SinkError> {
@@ -229,6 +241,7 @@ impl WebhookSink {
             .client
             .post(self.url.clone())
             .headers(self.headers.clone())
+            .headers(beside.clone())
             .header(WEBHOOK_ID, id)
             .header(WEBHOOK_TIMESTAMP, timestamp)
             .timeout(deadline.saturating_duration_since(Instant::now()))
@@ -243,6 +256,18 @@ impl WebhookSink {
         let answered = request.send().await;
         answered.map_err(|error| response::unanswered(&error))
     }
+}
+
+/// What stands beside a body, as header lines. Their names are the format's, never a publisher's.
+fn of_message(beside: &[(String, String)]) -> Result<HeaderMap, SinkError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in beside {
+        let invalid = |_| SinkError::rejected(format!("{name} is not a valid header"));
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| SinkError::rejected(format!("{name} is not a valid header")))?;
+        headers.insert(name, HeaderValue::from_str(value).map_err(invalid)?);
+    }
+    Ok(headers)
 }
 
 #[cfg(test)]
