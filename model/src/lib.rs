@@ -23,9 +23,11 @@ pub mod operation;
 pub mod pipeline;
 pub mod policy;
 pub mod report;
+pub mod route;
 pub mod sink_spec;
 pub mod snapshot;
 pub mod state;
+pub mod template;
 pub mod unit;
 
 mod fields;

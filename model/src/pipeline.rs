@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::{PipelineName, Policy, SinkSpec, fields::Fields, format::Format, unit::MAX_SHARDS};
+use crate::{
+    PipelineName, Policy, SinkSpec, fields::Fields, format::Format, route::Route, unit::MAX_SHARDS,
+};
 
 /// A pipeline as an agent runs it.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +19,8 @@ pub struct PipelineSpec {
     pub sink: SinkSpec,
     /// What they look like there.
     pub format: Format,
+    /// Where each of them goes, if they choose that.
+    pub route: Option<Route>,
     /// At most this many messages in one batch.
     pub batch_size: usize,
     /// A batch is cut once its payloads reach this many bytes; one larger message still goes alone.
@@ -54,12 +58,14 @@ impl PipelineSpec {
         let policy = Policy::parse(&mut fields)?;
         let sink = SinkSpec::parse(&mut fields)?;
         let format = Format::parse(&mut fields, &sink)?;
+        let route = Route::of(&sink)?;
         fields.finish()?;
         Ok(Self {
             name,
             outbox,
             sink,
             format,
+            route,
             batch_size,
             batch_bytes,
             weight,

@@ -193,6 +193,10 @@ fn a_publisher_forges_neither_our_headers_nor_those_of_a_format() {
     let value: Value = serde_json::from_str(&body(&native, &event)).unwrap();
     assert_eq!(value["headers"]["tide-epoch"], "7");
     assert_eq!(value["headers"]["mine"], 1);
+    assert!(
+        !body(&native, &event).contains("99"),
+        "not even a second time"
+    );
     // Another format does not know them.
     assert!(
         native

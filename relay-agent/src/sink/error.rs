@@ -2,6 +2,15 @@
 
 use std::{fmt, time::Duration};
 
+/// Who chose the destination of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// The configuration: all messages go there.
+    ByOwner,
+    /// The message.
+    ByMessage,
+}
+
 /// A delivery that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SinkError {
@@ -63,6 +72,15 @@ impl SinkError {
         Self::Gone {
             delivered: 0,
             reason: reason.into(),
+        }
+    }
+
+    /// The destination is not there, or not for us: nothing can be delivered until the owner mends
+    /// that; but what one message names is no reason for others to wait.
+    pub(crate) fn nowhere(named: Named, reason: impl Into<String>) -> Self {
+        match named {
+            Named::ByOwner => Self::misconfigured(reason),
+            Named::ByMessage => Self::rejected(reason),
         }
     }
 

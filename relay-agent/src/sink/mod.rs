@@ -11,6 +11,7 @@ mod null;
 mod pg_inbox;
 mod rabbitmq;
 mod redis;
+mod routing;
 mod secret;
 mod stdout;
 mod webhook;
@@ -31,11 +32,16 @@ use tide_catalog::{
 use tide_model::{
     Cursor, Epoch, GroupName, PipelineSpec, SinkSpec, UnitName,
     format::{Encoder, Provenance},
+    route::Route,
     sink_spec::{NatsSpec, RabbitmqSpec, RedisSpec, WebhookSpec},
 };
 use tokio::sync::watch;
 
-pub(crate) use self::{error::SinkError, home::Home};
+pub(crate) use self::{
+    error::{Named, SinkError},
+    home::Home,
+    routing::deliver,
+};
 use crate::{boot_clock::Moment, trust::Trust};
 
 /// What a sink may say about where a message comes from.
@@ -49,6 +55,8 @@ pub(crate) struct Context {
     pub(crate) trust: Trust,
     /// Writes messages in the pipeline's format.
     pub(crate) encoder: Arc<Encoder>,
+    /// Where each message goes, if it chooses that.
+    pub(crate) route: Option<Route>,
     /// Sessions to the outbox's own database, for sinks that write there; nobody else's work
     /// waits for them.
     pub(crate) home: Home,
@@ -72,6 +80,7 @@ impl Context {
         };
         Self {
             encoder: Arc::new(Encoder::new(&spec.format, &provenance)),
+            route: spec.route.clone(),
             group: group.clone(),
             pipeline: claim.pipeline.clone(),
             outbox: spec.outbox.clone(),
@@ -113,6 +122,7 @@ impl Context {
         };
         Self {
             encoder: Arc::new(Encoder::new(format, &provenance)),
+            route: None,
             group: provenance.group,
             pipeline: provenance.pipeline,
             outbox: provenance.outbox,
@@ -127,6 +137,8 @@ impl Context {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Batch<'a> {
     pub(crate) messages: &'a [Message],
+    /// Of each message its destination, if they choose it; empty if it is fixed.
+    pub(crate) routes: &'a [String],
     /// What is known to be durable should the delivery be dropped half-way.
     pub(crate) progress: &'a Progress,
     /// Where the messages stand in the outbox; none if they were put aside before.
@@ -142,6 +154,20 @@ pub(crate) struct Place<'a> {
 }
 
 impl Batch<'_> {
+    /// Where the message of an index goes; none if the destination is fixed.
+    pub(crate) fn route(&self, index: usize) -> Option<&str> {
+        self.routes.get(index).map(String::as_str)
+    }
+
+    /// Who chose the destinations.
+    pub(crate) fn named(&self) -> Named {
+        if self.routes.is_empty() {
+            Named::ByOwner
+        } else {
+            Named::ByMessage
+        }
+    }
+
     /// The pipeline's position once the first `delivered` messages are delivered, if that moves it.
     pub(crate) fn position_after(&self, delivered: usize) -> Option<Cursor> {
         let place = self.place?;

@@ -16,7 +16,7 @@ use super::{
     Batch, Context, Instant, Interrupt, Pace, Place, Progress, RETRY, Replaying, Services, Sink,
     SinkError, Status, debug, info, read::Reader, warn,
 };
-use crate::metrics as names;
+use crate::{metrics as names, sink::deliver};
 
 /// One worker's delivering half.
 pub(super) struct Delivery<'a, S> {
@@ -59,6 +59,7 @@ impl<'a> Load<'a> {
         };
         Batch {
             messages: &rest[..most.min(rest.len())],
+            routes: &[],
             progress,
             place,
         }
@@ -257,7 +258,7 @@ impl<S: Sink> Delivery<'_, S> {
                     continue;
                 }
                 () = self.status.positions.fenced() => return Err(broken(Interrupt::Fenced)),
-                outcome = self.sink.deliver(self.context, &batch) => outcome,
+                outcome = deliver(self.sink, self.context, &batch) => outcome,
             };
             let error = match outcome {
                 Ok(()) => {

@@ -1,5 +1,6 @@
 //! What arrives at real servers in each format: bodies, and what stands beside them.
 
+mod routes;
 mod servers;
 
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -37,10 +38,11 @@ fn message() -> NewMessage {
 async fn every_sink_gets_every_format_in_its_own_idiom() -> Result<()> {
     // GIVEN
     let mut fleet = Fleet::start(FleetOptions::agents(1)).await?;
-    let mut servers = Servers::start(FORMATS).await?;
+    let servers = Servers::start(FORMATS).await?;
     let mut places = Vec::new();
     for format in FORMATS {
-        for (kind, mut config) in servers.configs(&fleet, format).await? {
+        servers.create(format).await?;
+        for (kind, mut config) in servers.configs(&fleet, format) {
             if kind == "file" && format == "cloudevents-binary" {
                 continue;
             }
@@ -80,7 +82,7 @@ async fn every_sink_gets_every_format_in_its_own_idiom() -> Result<()> {
             .collect();
     let mut text = String::new();
     for (kind, format, name) in &places {
-        let held = servers.held(&fleet, kind, format).await?;
+        let held = servers.held(&fleet, (kind, format), 1).await?;
         ensure!(held.len() == 1, "{name} holds {held:?}");
         let body = String::from_utf8(held[0].body.clone())?;
         let value: Value = serde_json::from_str(&body)?;

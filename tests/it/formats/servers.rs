@@ -41,15 +41,20 @@ impl Servers {
         })
     }
 
-    /// Of each kind of sink a configuration for a place of this name, which then exists.
-    pub(super) async fn configs(
-        &mut self,
-        fleet: &Fleet,
-        place: &str,
-    ) -> Result<Vec<(&'static str, Value)>> {
+    /// Makes a place of this name wherever it does not make itself.
+    pub(super) async fn create(&self, place: &str) -> Result<()> {
         self.nats.create_stream(place).await?;
-        self.rabbitmq.declare_queue(place).await?;
-        Ok(vec![
+        Ok(self.rabbitmq.declare_queue(place).await?)
+    }
+
+    /// The endpoint of the webhooks.
+    pub(super) fn receiver(&self) -> &Receiver {
+        &self.receiver
+    }
+
+    /// Of each kind of sink a configuration for a place of this name.
+    pub(super) fn configs(&self, fleet: &Fleet, place: &str) -> Vec<(&'static str, Value)> {
+        vec![
             ("file", json!({"path": fleet.file(place)})),
             ("webhook", json!({"url": self.receiver.url(&path(place))})),
             (
@@ -62,11 +67,16 @@ impl Servers {
                 "rabbitmq",
                 json!({"url": self.rabbitmq.url(), "queue": place}),
             ),
-        ])
+        ]
     }
 
     /// What a place of a kind of sink holds.
-    pub(super) async fn held(&self, fleet: &Fleet, kind: &str, place: &str) -> Result<Vec<Held>> {
+    pub(super) async fn held(
+        &self,
+        fleet: &Fleet,
+        (kind, place): (&str, &str),
+        count: usize,
+    ) -> Result<Vec<Held>> {
         Ok(match kind {
             "file" => std::fs::read_to_string(fleet.file(place))?
                 .lines()
@@ -78,7 +88,7 @@ impl Servers {
                 })
                 .collect(),
             "webhook" => self.requests(&path(place)),
-            "kafka" => kafka::held(&self.kafka.bootstrap(), place, 1, SOON).await?,
+            "kafka" => kafka::held(&self.kafka.bootstrap(), place, count, SOON).await?,
             "nats" => self.nats.held(place).await?,
             "redis" => self.redis.held(place).await?,
             "rabbitmq" => self.rabbitmq.held(place).await?,

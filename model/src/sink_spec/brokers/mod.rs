@@ -108,8 +108,11 @@ impl NatsSpec {
             .map(|server| address(server.trim(), &["nats://", "tls://"], EXAMPLE))
             .collect::<Result<_, _>>()?;
         let subject = fields.required_text("subject", "orders")?;
-        if subject.split('.').any(str::is_empty)
-            || subject.contains(|c: char| c.is_whitespace() || c.is_control() || "*>".contains(c))
+        // Of a template, what it is filled in with is checked for each message.
+        if !subject.contains("{{")
+            && (subject.split('.').any(str::is_empty)
+                || subject
+                    .contains(|c: char| c.is_whitespace() || c.is_control() || "*>".contains(c)))
         {
             return Err(SpecError::new("subject", format!("is {subject:?}"))
                 .hint("words joined by dots, without spaces and wildcards, orders.created say"));
@@ -188,7 +191,7 @@ impl RabbitmqSpec {
             }
         };
         for (key, name) in [("exchange", &exchange), ("routing_key", &routing_key)] {
-            if name.len() > SHORT_STRING {
+            if name.len() > SHORT_STRING && !name.contains("{{") {
                 let key = if key == "routing_key" && exchange.is_empty() {
                     "queue"
                 } else {

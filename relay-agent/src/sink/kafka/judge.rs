@@ -2,10 +2,11 @@
 
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode as Code};
 
-use super::SinkError;
+use super::{Named, SinkError};
 
-/// Judges an error of a message or of the producer; `complaint` is what the client last said.
-pub(super) fn judge(error: &KafkaError, complaint: Option<String>) -> SinkError {
+/// Judges an error of a message or of the producer; `complaint` is what the client last said,
+/// and `named` who chose the topic.
+pub(super) fn judge(error: &KafkaError, complaint: Option<String>, named: Named) -> SinkError {
     let code = error.rdkafka_error_code();
     let reason = match (code, complaint) {
         (Some(code), Some(complaint)) => format!("{code}: {complaint}"),
@@ -23,8 +24,10 @@ pub(super) fn judge(error: &KafkaError, complaint: Option<String>) -> SinkError 
             Code::UnknownTopic
             | Code::UnknownTopicOrPartition
             | Code::InvalidTopic
-            | Code::TopicAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
+            | Code::TopicAuthorizationFailed,
+        ) => SinkError::nowhere(named, reason),
+        Some(
+            Code::ClusterAuthorizationFailed
             | Code::SaslAuthenticationFailed
             | Code::Authentication
             | Code::InvalidConfig

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use self::{judge::judge, producer::Connection};
-use super::{Batch, Context, Sink, SinkError, envelope};
+use super::{Batch, Context, Named, Sink, SinkError, envelope};
 
 /// What the sink is opened from.
 #[derive(Debug, Clone)]
@@ -55,7 +55,9 @@ impl Sink for KafkaSink {
 
     async fn prepare(settings: &Settings) -> Result<Option<Self>, SinkError> {
         let connection = Connection::open(settings)?;
-        connection.made_ready(&settings.topic).await?;
+        // Messages that name their topics do so later.
+        let topic = Some(settings.topic.as_str()).filter(|topic| !topic.contains("{{"));
+        connection.made_ready(topic).await?;
         Ok(Some(Self {
             settings: settings.clone(),
             connection: Some(connection),
@@ -86,10 +88,13 @@ impl Sink for KafkaSink {
         let mut acknowledgements = Vec::with_capacity(batch.messages.len());
         let mut refused = None;
         let mut value = Vec::new();
-        for message in batch.messages {
+        for (index, message) in batch.messages.iter().enumerate() {
             match enqueue(
                 &attempt,
-                &self.settings.topic,
+                (
+                    batch.route(index).unwrap_or(&self.settings.topic),
+                    batch.named(),
+                ),
                 context,
                 message,
                 &mut value,
@@ -106,7 +111,9 @@ impl Sink for KafkaSink {
         }
         let mut delivered = 0;
         for acknowledgement in acknowledgements {
-            let error = match self.acknowledged(acknowledgement, &attempt, deadline).await {
+            let acknowledged =
+                self.acknowledged(acknowledgement, &attempt, batch.named(), deadline);
+            let error = match acknowledged.await {
                 Ok(()) => {
                     delivered += 1;
                     continue;
@@ -133,6 +140,7 @@ impl KafkaSink {
         &self,
         acknowledgement: DeliveryFuture,
         attempt: &producer::Attempt,
+        named: Named,
         deadline: Instant,
     ) -> Result<(), SinkError> {
         tokio::pin!(acknowledgement);
@@ -163,7 +171,7 @@ impl KafkaSink {
                     attempt.answered();
                     Ok(())
                 }
-                Ok(Err((error, _))) => Err(judge(&error, attempt.last_error())),
+                Ok(Err((error, _))) => Err(judge(&error, attempt.last_error(), named)),
                 Err(_) => Err(SinkError::transient("the producer was closed")),
             };
         }
@@ -172,7 +180,7 @@ impl KafkaSink {
 
 async fn enqueue(
     attempt: &producer::Attempt,
-    topic: &str,
+    (topic, named): (&str, Named),
     context: &Context,
     message: &Message,
     value: &mut Vec<u8>,
@@ -193,7 +201,7 @@ async fn enqueue(
             Err(error) if judge::is_queue_full(&error) && Instant::now() < deadline => {
                 sleep(QUEUE_FULL_PAUSE).await;
             }
-            Err(error) => return Err(judge(&error, attempt.last_error())),
+            Err(error) => return Err(judge(&error, attempt.last_error(), named)),
         }
     }
 }

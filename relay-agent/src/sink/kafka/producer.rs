@@ -15,9 +15,12 @@ use rdkafka::{
 use tokio::{sync::watch, task::spawn_blocking, time::Instant};
 use tracing::debug;
 
-use super::{Settings, SinkError, judge::judge};
+use super::{Named, Settings, SinkError, judge::judge};
 use crate::sink::secret;
 
+/// So long a topic that messages name may be unknown, in milliseconds: one that was just created is
+/// for a moment.
+const UNKNOWN_TOPIC: &str = "5000";
 /// How long one question about the topic may take.
 const METADATA: Duration = Duration::from_secs(1);
 
@@ -35,6 +38,10 @@ impl Connection {
             .set("client.id", "tide-agent")
             .set("linger.ms", "1")
             .set("compression.type", "none");
+        if settings.topic.contains("{{") {
+            // What one message names must not hold up the others for as long as the default is.
+            config.set("topic.metadata.propagation.max.ms", UNKNOWN_TOPIC);
+        }
         for (name, value) in &settings.properties {
             config.set(name, secret::resolve(&format!("properties.{name}"), value)?);
         }
@@ -59,19 +66,19 @@ impl Connection {
         })
     }
 
-    /// Waits until a broker is connected, the topic's partitions are known and the producer has its
+    /// Waits until a broker is connected, the topic's partitions, if there is one topic, are known and the producer has its
     /// id. librdkafka looks twice a second whether it can ask for one, which is most of what a
     /// fresh producer takes until its first message. Nothing is written, and no topic is created.
-    pub(super) async fn made_ready(&self, topic: &str) -> Result<(), SinkError> {
-        let (producer, topic) = (self.producer.clone(), topic.to_owned());
+    pub(super) async fn made_ready(&self, topic: Option<&str>) -> Result<(), SinkError> {
+        let (producer, topic) = (self.producer.clone(), topic.map(ToOwned::to_owned));
         let asked = spawn_blocking(move || {
-            let answer = producer.client().fetch_metadata(Some(&topic), METADATA);
+            let answer = producer.client().fetch_metadata(topic.as_deref(), METADATA);
             answer.map(drop)
         });
         asked
             .await
             .map_err(|error| SinkError::transient(error.to_string()))?
-            .map_err(|error| judge(&error, self.complaints.heard().last.clone()))?;
+            .map_err(|error| judge(&error, self.complaints.heard().last.clone(), Named::ByOwner))?;
         let mut numbered = self.numbered();
         // Cannot fail: the sender lives in `self`.
         drop(numbered.wait_for(|numbered| *numbered).await);

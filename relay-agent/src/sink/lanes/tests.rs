@@ -32,6 +32,7 @@ async fn run(
     let progress = Progress::default();
     let batch = Batch {
         messages,
+        routes: &[],
         progress: &progress,
         place: None,
     };

@@ -13,7 +13,7 @@ use async_nats::{
     },
 };
 
-use super::{SinkError, connection::Trouble};
+use super::{Named, SinkError, connection::Trouble};
 
 /// Judges a connection that was not made.
 pub(super) fn unconnected(error: &ConnectError, server: &str) -> SinkError {
@@ -42,18 +42,25 @@ pub(super) fn unconnected(error: &ConnectError, server: &str) -> SinkError {
     }
 }
 
-/// Judges what the server said or did to the whole connection.
-pub(super) fn trouble(trouble: &Trouble, subject: &str) -> SinkError {
-    match trouble {
+/// Judges what the server said or did to the whole connection, for a message to `subject`; none if
+/// it is about a subject that another message named.
+pub(super) fn trouble(trouble: &Trouble, subject: &str, named: Named) -> Option<SinkError> {
+    Some(match trouble {
         Trouble::Disconnected => SinkError::transient("the connection was lost"),
         // The protocol has no code for it.
         Trouble::Server(text) if text.to_lowercase().contains("permissions violation") => {
+            let publishing = text.to_lowercase().contains("for publish");
+            if named == Named::ByMessage && publishing {
+                return text
+                    .contains(&format!("\"{subject}\""))
+                    .then(|| SinkError::rejected(text.clone()));
+            }
             SinkError::misconfigured(format!(
                 "{text}; allow this user to publish to {subject} and to subscribe to _INBOX.>"
             ))
         }
         Trouble::Server(text) => SinkError::transient(text.clone()),
-    }
+    })
 }
 
 /// Judges a message that was not stored.
@@ -76,14 +83,21 @@ pub(super) fn refused(error: &PublishError) -> SinkError {
 
 /// Nobody took a message: either no stream wants its subject, or the one that does has no leader
 /// right now.
-pub(super) async fn unanswered(stream: &jetstream::Context, subject: &str) -> SinkError {
+pub(super) async fn unanswered(
+    stream: &jetstream::Context,
+    subject: &str,
+    named: Named,
+) -> SinkError {
     let Err(error) = stream.stream_by_subject(subject).await else {
         return SinkError::transient("the stream has no leader now");
     };
     if error.kind() == GetStreamByNameErrorKind::NotFound {
-        return SinkError::misconfigured(format!(
-            "no stream takes subject {subject}; create one: nats stream add --subjects {subject}"
-        ));
+        return SinkError::nowhere(
+            named,
+            format!(
+                "no stream takes subject {subject}; create one: nats stream add --subjects {subject}"
+            ),
+        );
     }
     let code = cause::<jetstream::Error>(&error).map(jetstream::Error::error_code);
     let nobody = cause::<RequestError>(&error)

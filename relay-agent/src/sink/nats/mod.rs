@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 
 use self::connection::Connection;
 use super::{
-    Batch, Context, Sink, SinkError, envelope,
+    Batch, Context, Named, Sink, SinkError, envelope,
     lanes::{self, Ahead, Failure, Limits},
 };
 
@@ -87,30 +87,38 @@ struct Attempt<'a> {
     connection: &'a Connection,
     spec: &'a NatsSpec,
     context: &'a Context,
-    /// What it means that nobody answered: the same for every message, so asked once.
+    /// What it means that nobody answered: of one subject the same for every message, so asked
+    /// once.
     unanswered: OnceCell<SinkError>,
 }
 
 impl Attempt<'_> {
     async fn publish(&self, batch: &Batch<'_>, index: usize) -> Result<(), Vec<Failure>> {
+        let subject = batch.route(index).unwrap_or(&self.spec.subject);
+        let answer = self.send(batch, index);
+        tokio::pin!(answer);
         let sent = tokio::select! {
             biased;
-            trouble = self.connection.trouble() => Err(judge::trouble(&trouble, &self.spec.subject)),
-            sent = self.send(batch, index) => sent,
+            trouble = self.connection.trouble() => {
+                match judge::trouble(&trouble, subject, batch.named()) {
+                    Some(error) => Err(error),
+                    // The server complained about another message.
+                    None => answer.await,
+                }
+            }
+            sent = &mut answer => sent,
         };
         sent.map_err(|error| vec![Failure { index, error }])
     }
 
     async fn send(&self, batch: &Batch<'_>, index: usize) -> Result<(), SinkError> {
         let message = &batch.messages[index];
+        let subject = batch.route(index).unwrap_or(&self.spec.subject);
         let body = envelope::body(self.context, message);
         let publish = message::with_headers(self.context, message).payload(Bytes::from(body));
         self.context.may_publish()?;
         let stream = self.connection.stream();
-        let acknowledgement = match stream
-            .send_publish(self.spec.subject.clone(), publish)
-            .await
-        {
+        let acknowledgement = match stream.send_publish(subject.to_owned(), publish).await {
             Ok(acknowledgement) => acknowledgement.await,
             Err(error) => Err(error),
         };
@@ -118,10 +126,12 @@ impl Attempt<'_> {
             return Ok(());
         };
         if error.kind() == PublishErrorKind::StreamNotFound {
-            let meaning = self
-                .unanswered
-                .get_or_init(|| judge::unanswered(self.connection.stream(), &self.spec.subject));
-            return Err(meaning.await.clone());
+            let stream = self.connection.stream();
+            let ask = || judge::unanswered(stream, subject, batch.named());
+            return Err(match batch.named() {
+                Named::ByOwner => self.unanswered.get_or_init(ask).await.clone(),
+                Named::ByMessage => ask().await,
+            });
         }
         Err(judge::refused(&error))
     }

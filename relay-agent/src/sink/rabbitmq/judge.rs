@@ -9,7 +9,7 @@ use lapin::{
 };
 use tide_model::sink_spec::RabbitmqSpec;
 
-use super::SinkError;
+use super::{Named, SinkError};
 
 /// Judges a connection that was not made.
 pub(super) fn unconnected(error: &Error, spec: &RabbitmqSpec) -> SinkError {
@@ -61,19 +61,24 @@ pub(super) fn refused(error: &Error, spec: &RabbitmqSpec) -> SinkError {
 }
 
 /// Judges a message that came back, because no queue wants it.
-pub(super) fn unroutable(returned: &BasicReturnMessage, spec: &RabbitmqSpec) -> SinkError {
+pub(super) fn unroutable(
+    returned: &BasicReturnMessage,
+    spec: &RabbitmqSpec,
+    named: Named,
+) -> SinkError {
+    let routing_key = returned.delivery.routing_key.as_str();
     let hint = if spec.exchange.is_empty() {
-        format!("declare queue {:?}", spec.routing_key)
+        format!("declare queue {routing_key:?}")
     } else {
         format!(
-            "bind a queue to exchange {:?} for routing key {:?}",
-            spec.exchange, spec.routing_key
+            "bind a queue to exchange {:?} for routing key {routing_key:?}",
+            spec.exchange
         )
     };
-    SinkError::misconfigured(format!(
-        "{} {}: {hint}",
-        returned.reply_code, returned.reply_text
-    ))
+    SinkError::nowhere(
+        named,
+        format!("{} {}: {hint}", returned.reply_code, returned.reply_text),
+    )
 }
 
 /// An error that took its time, with what the broker has said about itself.

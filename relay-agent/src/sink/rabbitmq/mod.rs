@@ -14,7 +14,7 @@ use tide_model::sink_spec::RabbitmqSpec;
 
 use self::connection::Connection;
 use super::{
-    Batch, Context, Sink, SinkError, envelope,
+    Batch, Context, Named, Sink, SinkError, envelope,
     lanes::{self, Ahead, Failure, Limits},
     secret,
 };
@@ -137,7 +137,7 @@ impl Attempt<'_> {
             let whose = id.and_then(|id| self.index_of(id.as_str()));
             failures.push(Failure {
                 index: whose.unwrap_or(index),
-                error: judge::unroutable(&returned, self.spec),
+                error: judge::unroutable(&returned, self.spec, self.batch.named()),
             });
         }
         if failures.is_empty() {
@@ -157,7 +157,10 @@ impl Attempt<'_> {
         self.context.may_publish()?;
         let published = self.connection.channel().basic_publish(
             self.spec.exchange.as_str().into(),
-            self.spec.routing_key.as_str().into(),
+            self.batch
+                .route(index)
+                .unwrap_or(&self.spec.routing_key)
+                .into(),
             options,
             &body,
             message::properties(self.context, message),

@@ -4,7 +4,7 @@ use std::{error::Error, io, sync::Arc};
 
 use redis::{ErrorKind, RedisError};
 
-use super::SinkError;
+use super::{Named, SinkError};
 
 /// Judges a connection that was not made.
 pub(super) fn unconnected(error: &RedisError, url: &str) -> SinkError {
@@ -29,12 +29,19 @@ pub(super) fn unconnected(error: &RedisError, url: &str) -> SinkError {
 }
 
 /// Judges a chunk that was not appended.
-pub(super) fn refused(error: &RedisError, stream: &str) -> SinkError {
+pub(super) fn refused(error: &RedisError, stream: &str, named: Named) -> SinkError {
     let reason = words(error);
     match error.code() {
-        Some("WRONGTYPE") => SinkError::misconfigured(format!(
-            "key {stream} is no stream: {reason}; name another \"stream\", or remove the key"
-        )),
+        Some("WRONGTYPE") => SinkError::nowhere(
+            named,
+            format!(
+                "key {stream} is no stream: {reason}; name another \"stream\", or remove the key"
+            ),
+        ),
+        // A right to the key, not to a command.
+        Some("NOPERM") if named == Named::ByMessage && reason.contains("key") => {
+            SinkError::rejected(format!("{reason}: {stream}"))
+        }
         Some("NOAUTH" | "WRONGPASS") => {
             SinkError::misconfigured(format!("{reason}; check username and password"))
         }

@@ -19,7 +19,7 @@ use self::{
     chunk::{Chunk, memory_key},
     connection::Connection,
 };
-use super::{Batch, Context, Sink, SinkError, envelope, secret};
+use super::{Batch, Context, Named, Sink, SinkError, envelope, secret};
 
 pub(crate) struct RedisSink {
     spec: RedisSpec,
@@ -78,16 +78,23 @@ impl RedisSink {
         let deadline = Instant::now() + self.spec.timeout;
         let mut delivered = 0;
         while delivered < batch.messages.len() {
-            let rest = &batch.messages[delivered..];
-            let chunk = Chunk::cut(context, rest, connection.largest())
+            // One call appends to one stream.
+            let stream = batch.route(delivered).unwrap_or(&self.spec.stream);
+            let routes = batch.routes.iter().skip(delivered);
+            let run = match batch.named() {
+                Named::ByOwner => batch.messages.len() - delivered,
+                Named::ByMessage => routes.take_while(|route| *route == stream).count(),
+            };
+            let run = &batch.messages[delivered..delivered + run];
+            let chunk = Chunk::cut(context, run, connection.largest())
                 .map_err(|error| error.after(delivered))?;
-            let call = self.call(context, &chunk);
+            let call = self.call(context, stream, &chunk);
             context
                 .may_publish()
                 .map_err(|error| error.after(delivered))?;
             let answer = timeout_at(deadline, connection.invoke(&call)).await;
             let judged = match answer {
-                Ok(answer) => answer.map_err(|error| judge::refused(&error, &self.spec.stream)),
+                Ok(answer) => answer.map_err(|error| judge::refused(&error, stream, batch.named())),
                 Err(_) => Err(SinkError::transient(format!(
                     "not answered within {:?}",
                     self.spec.timeout
@@ -100,10 +107,15 @@ impl RedisSink {
         Ok(())
     }
 
-    fn call(&self, context: &Context, chunk: &Chunk) -> redis::ScriptInvocation<'static> {
+    fn call(
+        &self,
+        context: &Context,
+        stream: &str,
+        chunk: &Chunk,
+    ) -> redis::ScriptInvocation<'static> {
         let mut call = APPEND.prepare_invoke();
-        call.key(&self.spec.stream)
-            .key(memory_key(&self.spec.stream, context))
+        call.key(stream)
+            .key(memory_key(stream, context))
             .arg(self.spec.duplicate_window.as_micros() as u64)
             .arg(REMEMBERED)
             .arg(self.spec.max_length.unwrap_or(0));

@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use self::{authentication::Authentication, guard::Guard, signature::Signer};
-use super::{Batch, Context, Sink, SinkError, envelope, secret};
+use super::{Batch, Context, Named, Sink, SinkError, envelope, secret};
 
 pub(crate) use self::client::warm_up;
 
@@ -36,6 +36,15 @@ pub(crate) struct WebhookSink {
     secrets: Vec<String>,
     /// Refused in a way that other secrets may mend: they are read again before the next attempt.
     stale: bool,
+}
+
+/// One request, however often it is sent.
+struct Post {
+    url: Url,
+    id: String,
+    /// What a format puts beside the body.
+    beside: HeaderMap,
+    body: bytes::Bytes,
 }
 
 /// Stable over every redelivery.
@@ -161,14 +170,21 @@ impl WebhookSink {
 
     async fn deliver_all(&mut self, context: &Context, batch: &Batch<'_>) -> Result<(), SinkError> {
         if self.spec.batch {
-            match self.post(context, batch.messages).await {
+            match self.post(context, batch.messages, self.fixed()).await {
                 // The answer does not say which one it means, so ask about each.
                 Err(SinkError::Rejected { .. }) if batch.messages.len() > 1 => {}
                 outcome => return outcome,
             }
         }
         for (delivered, message) in batch.messages.iter().enumerate() {
-            self.post(context, std::slice::from_ref(message))
+            let to = match batch.route(delivered) {
+                Some(route) => {
+                    let url = self.routed(route).map_err(|error| error.after(delivered))?;
+                    (url, Named::ByMessage)
+                }
+                None => self.fixed(),
+            };
+            self.post(context, std::slice::from_ref(message), to)
                 .await
                 .map_err(|error| error.after(delivered))?;
             batch.progress.reached(delivered + 1);
@@ -176,8 +192,28 @@ impl WebhookSink {
         Ok(())
     }
 
+    fn fixed(&self) -> (Url, Named) {
+        (self.url.clone(), Named::ByOwner)
+    }
+
+    /// Where a message wants to go. Not to another server, whatever was filled in.
+    fn routed(&self, route: &str) -> Result<Url, SinkError> {
+        let url: Url = route
+            .parse()
+            .map_err(|error| SinkError::rejected(format!("url: {error}")))?;
+        if url.origin() != self.url.origin() {
+            return Err(SinkError::rejected(format!("url: {route} is elsewhere")));
+        }
+        Ok(url)
+    }
+
     /// Posts messages in one request: one by itself, or an array of them.
-    async fn post(&mut self, context: &Context, messages: &[Message]) -> Result<(), SinkError> {
+    async fn post(
+        &mut self,
+        context: &Context,
+        messages: &[Message],
+        (url, named): (Url, Named),
+    ) -> Result<(), SinkError> {
         let length: usize = messages
             .iter()
             .map(|message| message.payload.len() + message.headers.len() + 256)
@@ -201,15 +237,19 @@ impl WebhookSink {
             }
             _ => HeaderMap::new(),
         };
-        let (id, body) = (batch_id(messages), bytes::Bytes::from(body));
+        let body = bytes::Bytes::from(body);
+        let post = Post {
+            url,
+            id: batch_id(messages),
+            beside,
+            body,
+        };
         let deadline = Instant::now() + self.spec.timeout;
         let mut authorization = self
             .authentication
             .header(&self.client, context, deadline)
             .await?;
-        let mut response = self
-            .send(context, &id, &body, &beside, &authorization, deadline)
-            .await?;
+        let mut response = self.send(context, &post, &authorization, deadline).await?;
         // A token may be revoked before it expires; one that was just made will not get better.
         if response.status() == StatusCode::UNAUTHORIZED
             && self.authentication.renew(&authorization)
@@ -218,35 +258,39 @@ impl WebhookSink {
                 .authentication
                 .header(&self.client, context, deadline)
                 .await?;
-            response = self
-                .send(context, &id, &body, &beside, &authorization, deadline)
-                .await?;
+            response = self.send(context, &post, &authorization, deadline).await?;
         }
         let mut secrets = self.secrets.clone();
         secrets.extend(authorization.secret());
-        response::judge(response, &secrets).await
+        let missing = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE);
+        match response::judge(response, &secrets).await {
+            Err(SinkError::Misconfigured { reason, .. } | SinkError::Gone { reason, .. })
+                if missing && named == Named::ByMessage =>
+            {
+                Err(SinkError::nowhere(named, reason))
+            }
+            judged => judged,
+        }
     }
 
     async fn send(
         &self,
         context: &Context,
-        id: &str,
-        body: &bytes::Bytes,
-        beside: &HeaderMap,
+        post: &Post,
         authorization: &authentication::Header,
         deadline: Instant,
     ) -> Result<Response, SinkError> {
         let timestamp = OffsetDateTime::now_utc().unix_timestamp();
         let mut request = self
             .client
-            .post(self.url.clone())
+            .post(post.url.clone())
             .headers(self.headers.clone())
-            .headers(beside.clone())
-            .header(WEBHOOK_ID, id)
+            .headers(post.beside.clone())
+            .header(WEBHOOK_ID, &post.id)
             .header(WEBHOOK_TIMESTAMP, timestamp)
             .timeout(deadline.saturating_duration_since(Instant::now()))
-            .body(body.clone());
-        if let Some(signature) = self.signer.sign(id, timestamp, body) {
+            .body(post.body.clone());
+        if let Some(signature) = self.signer.sign(&post.id, timestamp, &post.body) {
             request = request.header(WEBHOOK_SIGNATURE, signature);
         }
         if let Some(value) = authorization.value() {
