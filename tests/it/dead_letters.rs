@@ -306,3 +306,39 @@ async fn an_old_epoch_neither_takes_letters_away_nor_judges_them() -> Result<()>
     ensure!(letters_delivered(&mut connection, &group, &unit, epochs[1], &[1]).await?);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_letter_that_is_asked_for_again_while_the_others_are_on_their_way_is_not_forgotten()
+-> Result<()> {
+    // GIVEN a replay of two letters: the first is refused again, the second is on the wire
+    let options = FleetOptions::agents(1);
+    let (fleet, receiver) = refused(options, json!({}), &["k"], 2).await?;
+    let ids: Vec<i64> = sqlx::query_scalar("SELECT id FROM tide.relay_dlq ORDER BY id")
+        .fetch_all(fleet.pool())
+        .await?;
+    receiver.script("/hook", [Behaviour::Respond(422), Behaviour::Hang]);
+    receiver.by_default("/hook", Behaviour::Respond(200));
+    tidectl(&fleet, &["dlq", "replay", "--all", "--yes"]).await?;
+    receiver
+        .wait_until(SOON, "a letter on the wire", |requests| {
+            requests
+                .last()
+                .is_some_and(|last| last.outcome == Outcome::Pending)
+        })
+        .await?;
+    // WHEN the first is asked for once more before the second has arrived
+    let first = ids[0].to_string();
+    tidectl(&fleet, &["dlq", "replay", "--id", &first, "--yes"]).await?;
+    receiver.release();
+    // THEN it is delivered as well, and not just deleted
+    fleet
+        .wait_for_sql("no letter to be left", NO_LETTERS)
+        .await?;
+    let arrived: Vec<_> = receiver
+        .deliveries("/hook")
+        .iter()
+        .map(|one| one.envelope.id)
+        .collect();
+    ensure!(arrived == [2, 1], "{arrived:?}");
+    Ok(())
+}

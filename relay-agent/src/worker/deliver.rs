@@ -345,10 +345,7 @@ impl<S: Sink> Delivery<'_, S> {
         match load {
             Load::Page(page) => self.store(page, delivered).await,
             Load::Letters(letters, _) => {
-                let ids: Vec<i64> = letters[..delivered]
-                    .iter()
-                    .map(|letter| letter.id)
-                    .collect();
+                let ids = self.replaying.delivered(&letters[..delivered]);
                 self.insist(&Note::Delivered(&ids)).await
             }
         }
@@ -377,8 +374,9 @@ impl<S: Sink> Delivery<'_, S> {
             pipeline.id = %self.context.pipeline, message = message.id, reason,
             "message is in the dead letters"
         );
-        if let Note::Aside(_) = note {
-            meters.dead_lettered.increment(1);
+        match note {
+            Note::Again(letter, ..) => self.replaying.keep(letter),
+            _ => meters.dead_lettered.increment(1),
         }
         Ok(())
     }

@@ -34,11 +34,25 @@ pub(super) struct Replaying {
     done: i64,
     /// Not before this moment.
     due: Option<Instant>,
+    /// Letters at hand that were refused again. They stay, although everything up to them is done:
+    /// whoever has asked for one of them meanwhile has asked for another attempt.
+    kept: Vec<i64>,
 }
 
 impl Replaying {
     fn wants(&self, newest: Option<i64>) -> Option<i64> {
         newest.filter(|newest| *newest > self.done)
+    }
+
+    /// A letter was refused again.
+    pub(super) fn keep(&mut self, letter: i64) {
+        self.kept.push(letter);
+    }
+
+    /// Those of the letters that were delivered.
+    pub(super) fn delivered(&self, letters: &[Letter]) -> Vec<i64> {
+        let ids = letters.iter().map(|letter| letter.id);
+        ids.filter(|id| !self.kept.contains(id)).collect()
     }
 
     /// Returns when there are letters to deliver, if `newest` is the newest replay that we know.
@@ -95,6 +109,7 @@ impl<S: Sink> Delivery<'_, S> {
         };
         let (chunk, rest) = pace(first.rate);
         letters.truncate(chunk);
+        self.replaying.kept.clear();
         let begun = Instant::now();
         let messages: Vec<Message> = letters
             .iter()
