@@ -15,6 +15,7 @@ pub mod assignment;
 pub mod closest;
 pub mod cursor;
 pub mod drain;
+pub mod explain;
 pub mod fleet;
 pub mod format;
 pub mod handover;

@@ -17,6 +17,16 @@ pub enum FleetCommand {
     },
 }
 
+/// What to explain.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// A pipeline, one of its shards, or an agent
+    pub name: String,
+    /// It is an agent, also if a pipeline has that name
+    #[arg(long)]
+    pub agent: bool,
+}
+
 /// Which events to show.
 #[derive(Debug, Args)]
 pub struct EventsArgs {

@@ -20,7 +20,7 @@ pub use self::{
         RewindArgs, StatusArgs,
     },
     context::ContextCommand,
-    fleet::{AgentCommand, EventsArgs, FleetCommand},
+    fleet::{AgentCommand, EventsArgs, ExplainArgs, FleetCommand},
     global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice, Typed},
     letters::{DiscardArgs, DlqCommand, FilterArgs, ReplayArgs},
     operation::{
@@ -87,6 +87,9 @@ pub enum Command {
     Operation(OperationCommand),
     /// Show straight from PostgreSQL who owns what and whether it progresses
     Status(StatusArgs),
+    /// Explain where a pipeline is, why not elsewhere, and what it waits for; exit code 6 if that is
+    /// an operator
+    Explain(ExplainArgs),
     /// Show who did what, when and why; and who took over from whom
     Events(EventsArgs),
     /// Give fleets names, and choose one

@@ -8,6 +8,7 @@ pub(crate) mod dev;
 mod dlq;
 mod drain;
 mod events;
+mod explain;
 mod fleet;
 mod inbox;
 mod migrate;
@@ -44,6 +45,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Cli
         Command::Move(args) => moves::run(context, args).await,
         Command::Operation(command) => operation::run(context, command).await,
         Command::Status(args) => status::run(context, &args).await,
+        Command::Explain(args) => explain::run(context, &args).await,
         Command::Events(args) => events::run(context, args).await,
         Command::Context(command) => self::context::run(context, command),
         Command::Dev(args) => Box::pin(dev::run(context, &args)).await,

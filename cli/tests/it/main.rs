@@ -7,6 +7,7 @@ mod agent;
 mod control_plane;
 mod dlq;
 mod events;
+mod explain;
 mod fixture;
 mod flow;
 mod inbox;
