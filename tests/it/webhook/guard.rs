@@ -17,16 +17,15 @@ async fn what_is_not_public_is_refused_by_address_and_by_name_until_it_is_allowe
     let mapped = receiver
         .url("/mapped")
         .replace("127.0.0.1", "[::ffff:127.0.0.1]");
-    let nothing = json!({"allow_networks": null});
     for (pipeline, url) in [
         ("address", receiver.url("/address")),
         ("name", by_name),
         ("mapped", mapped),
     ] {
+        let nothing = json!({"url": url, "allow_networks": null});
         fleet
-            .add_webhook_pipeline(pipeline, "events", &receiver, json!({"url": url}))
+            .add_webhook_pipeline(pipeline, "events", &receiver, nothing)
             .await?;
-        fleet.reconfigure(pipeline, nothing.clone()).await?;
     }
     publish_some(&mut fleet, 3).await?;
     // THEN each says why it sends nothing, and what to do, and nobody was asked
