@@ -213,13 +213,13 @@ async fn an_owner_does_not_take_its_own_leave_for_its_arrival() -> Result<()> {
     // WHEN an owner leaves before it has said that it was ready, and says so then
     former.try_lock(&unit).await?;
     let claims = offsets_claim(former.connection(), &group, &one, incarnations[0], &unit).await?;
-    let leave = Departure {
+    let departure = Departure {
         pipeline: unit[0].clone(),
         kind: Some(HandoverKind::Rebalance),
         to: Some(two.clone()),
         quiet: Duration::ZERO,
     };
-    let unstamped = former.release(&one, incarnations[0], &[leave]).await?;
+    let unstamped = former.release(&one, incarnations[0], &[departure]).await?;
     ensure!(unstamped.is_none(), "{unstamped:?}");
     let late = [ready(claims[0].epoch)];
     let own = handover_ready(former.connection(), &group, &one, &late).await?;
