@@ -37,11 +37,13 @@ impl Bucket {
         self.filled = now;
         let beat = (rate / BEATS_PER_SECOND).ceil().clamp(1.0, burst);
         let enough = (wanted as f64).min(beat);
-        // What is lacking by the error of a sum is not waited for.
-        if self.tokens + 1e-6 < enough {
+        // What is lacking by the error of a sum, or of a wait that is told in whole nanoseconds, is
+        // not waited for.
+        let slack = 1e-6 + rate * 1e-9;
+        if self.tokens + slack < enough {
             return Err(Duration::from_secs_f64((enough - self.tokens) / rate));
         }
-        let taken = wanted.min((self.tokens + 1e-6) as usize);
+        let taken = wanted.min((self.tokens + slack) as usize);
         self.tokens = (self.tokens - taken as f64).max(0.0);
         Ok(taken)
     }
