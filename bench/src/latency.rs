@@ -56,8 +56,10 @@ pub async fn run(args: Args) -> Result<()> {
     for number in 0..args.pipelines {
         let name = format!("bench{number}");
         outbox_create(&mut connection, &name, None).await?;
-        let config =
-            serde_json::json!({"sink_type": "webhook", "url": receiver.url("/"), "batch": true});
+        let config = serde_json::json!({
+            "sink_type": "webhook", "url": receiver.url("/"), "batch": true,
+            "allow_networks": ["127.0.0.1"],
+        });
         pipeline_set(&mut connection, &name, &name, &config).await?;
     }
     let _agent = rig.agent("bench", &[]).await?;

@@ -75,6 +75,11 @@ impl Broker {
         self.port.number()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// The process, to freeze it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

@@ -67,6 +67,11 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.broker.port())
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.broker.pid()
+    }
+
     /// Its process.
     pub fn broker(&mut self) -> &mut Broker {
         &mut self.broker

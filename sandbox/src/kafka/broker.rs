@@ -126,6 +126,11 @@ impl MockBroker {
         &self.bootstrap
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// The process, to freeze or kill it. A killed broker's log is gone with it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

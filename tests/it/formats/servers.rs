@@ -56,7 +56,10 @@ impl Servers {
     pub(super) fn configs(&self, fleet: &Fleet, place: &str) -> Vec<(&'static str, Value)> {
         vec![
             ("file", json!({"path": fleet.file(place)})),
-            ("webhook", json!({"url": self.receiver.url(&path(place))})),
+            (
+                "webhook",
+                json!({"url": self.receiver.url(&path(place)), "allow_networks": ["127.0.0.1"]}),
+            ),
             (
                 "kafka",
                 json!({"brokers": self.kafka.bootstrap(), "topic": place}),
