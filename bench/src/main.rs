@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use tide_bench::{failover, idle, latency, publish, relay};
+use tide_daemon::crypto::install_crypto_provider;
 
 /// Measures Tide against what this machine can do. Build with --release, agents included.
 #[derive(Debug, Parser)]
@@ -27,6 +28,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    install_crypto_provider();
     match Args::parse().command {
         Command::Relay(args) => relay::run(args).await,
         Command::Failover(args) => failover::run(args).await,
