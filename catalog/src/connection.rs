@@ -116,6 +116,12 @@ impl Server {
         self.refuse_pooler(connection).await
     }
 
+    /// Refuses transaction poolers, and looks at nothing else.
+    pub async fn check_pooler(&self) -> Result<(), CatalogError> {
+        let connection = self.connect().await?;
+        self.refuse_pooler(connection).await
+    }
+
     /// Two sessions that are open at the same time never share a backend, unless something pools
     /// them. A pooler hands a server connection to the next client as soon as a transaction ends,
     /// so hold several transactions open and look whether the first session's backend turns up

@@ -33,6 +33,7 @@ pub mod operations;
 pub mod orders;
 pub mod outboxes;
 pub mod pipelines;
+pub mod preflight;
 pub mod rights;
 pub mod schema;
 

@@ -13,7 +13,8 @@ pub enum Exit {
     Pending,
     /// Waiting ended before the operation did; the operation goes on.
     TimedOut,
-    /// Something needs an operator first; for a drain: the agent is not safe to stop.
+    /// Something needs an operator first; for a drain: the agent is not safe to stop; for the
+    /// doctor: a check fails.
     Blocked,
     /// The world is not as the command expected: it exists already, or the plan is stale.
     Conflict,
@@ -47,7 +48,7 @@ Exit codes:
   2    the command line, or a file it names, cannot be used
   3    degraded, or changes are pending
   5    stopped waiting; the operation goes on
-  6    blocked, or not safe to stop
+  6    blocked, not safe to stop, or a check of the doctor fails
   7    conflict, or a stale plan
   8    permission denied
   9    control plane unreachable

@@ -18,7 +18,7 @@
 //! | 2 | the command line, or a file it names, cannot be used |
 //! | 3 | a status is degraded, or a plan has changes to make |
 //! | 5 | stopped waiting; the operation goes on |
-//! | 6 | blocked: an operator has to do something first; an agent is not safe to stop |
+//! | 6 | blocked: an operator has to do something first; an agent is not safe to stop; a check fails |
 //! | 7 | conflict: it exists already, somebody else cancelled it, or the plan is stale |
 //! | 8 | the database or the control plane does not allow it |
 //! | 9 | no control plane answers, and there is no database to fall back to |
@@ -29,6 +29,7 @@ pub mod args;
 mod commands;
 pub mod context;
 pub mod contexts;
+mod doctor;
 pub mod error;
 pub mod exit;
 mod follow;

@@ -5,6 +5,7 @@
 
 mod catalog;
 mod context;
+mod doctor;
 pub mod duration;
 mod fleet;
 mod global;
@@ -20,6 +21,7 @@ pub use self::{
         RewindArgs, StatusArgs,
     },
     context::ContextCommand,
+    doctor::{DoctorArgs, Part},
     fleet::{AgentCommand, EventsArgs, ExplainArgs, FleetCommand},
     global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice, Typed},
     letters::{DiscardArgs, DlqCommand, FilterArgs, ReplayArgs},
@@ -87,6 +89,8 @@ pub enum Command {
     Operation(OperationCommand),
     /// Show straight from PostgreSQL who owns what and whether it progresses
     Status(StatusArgs),
+    /// Examine database, rights, settings, control planes and fleet; exit code 6 if a check fails
+    Doctor(DoctorArgs),
     /// Explain where a pipeline is, why not elsewhere, and what it waits for; exit code 6 if that is
     /// an operator
     Explain(ExplainArgs),

@@ -6,6 +6,7 @@ mod catalog;
 mod context;
 pub(crate) mod dev;
 mod dlq;
+mod doctor;
 mod drain;
 mod events;
 mod explain;
@@ -45,6 +46,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Cli
         Command::Move(args) => moves::run(context, args).await,
         Command::Operation(command) => operation::run(context, command).await,
         Command::Status(args) => status::run(context, &args).await,
+        Command::Doctor(args) => doctor::run(context, &args).await,
         Command::Explain(args) => explain::run(context, &args).await,
         Command::Events(args) => events::run(context, args).await,
         Command::Context(command) => self::context::run(context, command),

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use tide_model::GroupName;
 use tokio::time::sleep;
 use tonic::transport::Uri;
 
-use super::{ControlPlane, Database, Session, Source};
+use super::{ControlPlane, Database, Session, Source, rpc::label};
 use crate::{
     args::SourceChoice,
     context::{Context, control_plane_address},
@@ -37,6 +39,24 @@ pub async fn reconnect(context: &Context) -> Result<Source, CliError> {
             result => return result,
         }
     }
+}
+
+/// Asks every control plane that is named, all at once: its address, and the group that it leads, or
+/// why it cannot be asked. Fails only if an address is none.
+pub async fn ask_each(
+    context: &Context,
+) -> Result<Vec<(String, Result<GroupName, CliError>)>, CliError> {
+    let settings = &context.settings;
+    let addresses = settings.control_planes()?;
+    let asked = addresses.iter().map(async |address| {
+        let answer = async {
+            let deadline = settings.timeout.min(PROBE);
+            let found = ControlPlane::connect(address, &settings.access, deadline).await?;
+            Ok(found.with_deadline(settings.timeout).fleet().await?.group)
+        };
+        (label(address), answer.await)
+    });
+    Ok(join_all(asked).await)
 }
 
 /// The source, and what the operator should know about the choice.

@@ -24,7 +24,7 @@ use tide_model::{
 };
 
 pub use self::{
-    connect::{connect, reconnect},
+    connect::{ask_each, connect, reconnect},
     control_plane::ControlPlane,
     database::Database,
     session::Session,

@@ -6,6 +6,7 @@
 mod agent;
 mod control_plane;
 mod dlq;
+mod doctor;
 mod events;
 mod explain;
 mod fixture;
