@@ -27,6 +27,7 @@ pub mod janitor;
 pub mod leader;
 pub mod listener;
 pub mod lock_session;
+pub mod locks;
 pub mod messages;
 pub mod offsets;
 pub mod operations;

@@ -16,7 +16,7 @@
 //! | 0 | done; healthy; nothing to change |
 //! | 1 | an error without a code of its own |
 //! | 2 | the command line, or a file it names, cannot be used |
-//! | 3 | a status is degraded, or a plan has changes to make |
+//! | 3 | a status is degraded, locks and records differ, or a plan has changes to make |
 //! | 5 | stopped waiting; the operation goes on |
 //! | 6 | blocked: an operator has to do something first; an agent is not safe to stop; a check fails |
 //! | 7 | conflict: it exists already, somebody else cancelled it, or the plan is stale |
@@ -34,6 +34,7 @@ pub mod error;
 pub mod exit;
 mod follow;
 pub mod interrupt;
+mod locks;
 pub mod output;
 mod prompt;
 pub mod source;

@@ -16,6 +16,7 @@ mod handover;
 mod hot_reload;
 mod inbox;
 mod janitor;
+mod locks;
 mod planned;
 mod policy;
 mod replicas;

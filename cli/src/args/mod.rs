@@ -10,6 +10,7 @@ pub mod duration;
 mod fleet;
 mod global;
 mod letters;
+mod locks;
 pub mod moment;
 mod operation;
 
@@ -25,6 +26,7 @@ pub use self::{
     fleet::{AgentCommand, EventsArgs, ExplainArgs, FleetCommand},
     global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice, Typed},
     letters::{DiscardArgs, DlqCommand, FilterArgs, ReplayArgs},
+    locks::{LocksCommand, ReleaseArgs},
     operation::{
         DrainArgs, MoveArgs, OperationCommand, RebalanceCommand, UndrainArgs, WaitArgs, WatchLimit,
     },
@@ -91,6 +93,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Examine database, rights, settings, control planes and fleet; exit code 6 if a check fails
     Doctor(DoctorArgs),
+    /// Compare the locks in PostgreSQL with the owners on record; release those that are nobody's
+    #[command(subcommand)]
+    Locks(LocksCommand),
     /// Explain where a pipeline is, why not elsewhere, and what it waits for; exit code 6 if that is
     /// an operator
     Explain(ExplainArgs),

@@ -12,6 +12,7 @@ mod events;
 mod explain;
 mod fleet;
 mod inbox;
+mod locks;
 mod migrate;
 mod moves;
 mod operation;
@@ -47,6 +48,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Cli
         Command::Operation(command) => operation::run(context, command).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::Doctor(args) => doctor::run(context, &args).await,
+        Command::Locks(command) => locks::run(context, command).await,
         Command::Explain(args) => explain::run(context, &args).await,
         Command::Events(args) => events::run(context, args).await,
         Command::Context(command) => self::context::run(context, command),
