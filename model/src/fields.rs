@@ -153,6 +153,15 @@ impl Fields {
             .collect()
     }
 
+    /// An array of anything.
+    pub(crate) fn list(&mut self, key: &'static str) -> Result<Vec<Value>, SpecError> {
+        match self.take(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(entries)) => Ok(entries),
+            Some(other) => Err(wrong_type(key, "an array", &other)),
+        }
+    }
+
     /// Refuses what is left: a mistyped key that is silently ignored is the worst kind.
     pub(crate) fn finish(self) -> Result<(), SpecError> {
         let Some(unknown) = self.rest.keys().next() else {

@@ -29,6 +29,7 @@ pub mod sink_spec;
 pub mod snapshot;
 pub mod state;
 pub mod template;
+pub mod transform;
 pub mod unit;
 
 mod fields;
@@ -44,4 +45,5 @@ pub use policy::{Policy, RateLimit};
 pub use sink_spec::SinkSpec;
 pub use snapshot::Snapshot;
 pub use state::PipelineState;
+pub use transform::Transforms;
 pub use unit::{Shard, UnitName};

@@ -5,7 +5,8 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::{
-    PipelineName, Policy, SinkSpec, fields::Fields, format::Format, route::Route, unit::MAX_SHARDS,
+    PipelineName, Policy, SinkSpec, fields::Fields, format::Format, route::Route,
+    transform::Transforms, unit::MAX_SHARDS,
 };
 
 /// A pipeline as an agent runs it.
@@ -17,6 +18,8 @@ pub struct PipelineSpec {
     pub outbox: String,
     /// Where its messages go.
     pub sink: SinkSpec,
+    /// What is done to each of them on the way; none if nothing is.
+    pub transforms: Option<Transforms>,
     /// What they look like there.
     pub format: Format,
     /// Where each of them goes, if they choose that.
@@ -57,6 +60,7 @@ impl PipelineSpec {
         fields.choice("start", &[("earliest", ()), ("latest", ())])?;
         let policy = Policy::parse(&mut fields)?;
         let sink = SinkSpec::parse(&mut fields)?;
+        let transforms = Transforms::parse(&mut fields)?;
         let format = Format::parse(&mut fields, &sink)?;
         let route = Route::of(&sink)?;
         fields.finish()?;
@@ -64,6 +68,7 @@ impl PipelineSpec {
             name,
             outbox,
             sink,
+            transforms,
             format,
             route,
             batch_size,

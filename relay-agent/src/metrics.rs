@@ -25,6 +25,8 @@ pub(crate) const LOCK_SESSION_UP: &str = "pg_tide_relay_lock_session_up";
 pub(crate) const MESSAGES_DELIVERED: &str = "pg_tide_relay_messages_delivered_total";
 /// Messages that a sink refused for good.
 pub(crate) const MESSAGES_DEAD_LETTERED: &str = "pg_tide_relay_messages_dead_lettered_total";
+/// Messages that a pipeline's transforms keep from its sink.
+pub(crate) const MESSAGES_FILTERED: &str = "pg_tide_relay_messages_filtered_total";
 /// Deliveries that failed, by disposition.
 pub(crate) const DELIVERY_FAILURES: &str = "pg_tide_relay_delivery_failures_total";
 /// Pipelines gained and lost, by reason.
@@ -110,21 +112,7 @@ pub(crate) fn describe() {
         "sinks that are ready for pipelines of others"
     );
     describe_gauge!(LOCK_SESSION_UP, "1 while the lock session stands");
-    describe_counter!(
-        MESSAGES_DELIVERED,
-        Unit::Count,
-        "messages that a sink has made durable"
-    );
-    describe_counter!(
-        MESSAGES_DEAD_LETTERED,
-        Unit::Count,
-        "messages that a sink refused for good"
-    );
-    describe_counter!(
-        DELIVERY_FAILURES,
-        Unit::Count,
-        "deliveries that failed, by reason"
-    );
+    describe_messages();
     describe_counter!(
         OWNERSHIP_TRANSITIONS,
         Unit::Count,
@@ -174,6 +162,29 @@ pub(crate) fn describe() {
     ] {
         gauge!(name).set(0.0);
     }
+}
+
+fn describe_messages() {
+    describe_counter!(
+        MESSAGES_DELIVERED,
+        Unit::Count,
+        "messages that a sink has made durable"
+    );
+    describe_counter!(
+        MESSAGES_DEAD_LETTERED,
+        Unit::Count,
+        "messages that a sink refused for good"
+    );
+    describe_counter!(
+        MESSAGES_FILTERED,
+        Unit::Count,
+        "messages that a pipeline's transforms keep from its sink"
+    );
+    describe_counter!(
+        DELIVERY_FAILURES,
+        Unit::Count,
+        "deliveries that failed, by reason"
+    );
 }
 
 fn describe_policy() {

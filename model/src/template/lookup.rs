@@ -13,19 +13,22 @@ pub(super) struct NoScalar;
 
 /// The text of a value; none if there is none, or null. Numbers are as they are written.
 pub(super) fn scalar<'t>(json: &'t str, steps: &[Step]) -> Result<Option<Cow<'t, str>>, NoScalar> {
-    let mut json = json.trim_ascii();
-    for step in steps {
-        let Some(inner) = inner(json, step) else {
-            return Ok(None);
-        };
-        json = inner.get().trim_ascii();
-    }
+    let Some(json) = value(json, steps) else {
+        return Ok(None);
+    };
     match json.as_bytes().first() {
         Some(b'{' | b'[') => Err(NoScalar),
         Some(b'"') => Ok(serde_json::from_str(json).ok().map(Cow::Owned)),
         Some(b'n') | None => Ok(None),
         Some(_) => Ok(Some(Cow::Borrowed(json))),
     }
+}
+
+/// The text of a value, as it is written; none if there is none.
+pub(crate) fn value<'t>(json: &'t str, steps: &[Step]) -> Option<&'t str> {
+    steps.iter().try_fold(json.trim_ascii(), |json, step| {
+        Some(inner(json, step)?.get().trim_ascii())
+    })
 }
 
 fn inner<'t>(json: &'t str, step: &Step) -> Option<&'t RawValue> {

@@ -6,7 +6,7 @@
 //! than one level of the destination. A template is compiled when the pipeline is; filling it in
 //! reads the payload only as far as it is asked for.
 
-mod lookup;
+pub(crate) mod lookup;
 mod parse;
 
 use std::{borrow::Cow, fmt};
@@ -48,7 +48,7 @@ enum Root {
 
 /// From a JSON value to one within.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+pub(crate) enum Step {
     Name(String),
     Index(usize),
 }

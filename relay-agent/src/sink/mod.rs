@@ -14,13 +14,14 @@ mod redis;
 mod routing;
 mod secret;
 mod stdout;
+mod transforming;
 mod webhook;
 
 use std::{
     any::Any,
     future::Future,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -30,7 +31,7 @@ use tide_catalog::{
     offsets::Claim,
 };
 use tide_model::{
-    Cursor, Epoch, GroupName, PipelineSpec, SinkSpec, UnitName,
+    Cursor, Epoch, GroupName, PipelineSpec, SinkSpec, Transforms, UnitName,
     format::{Encoder, Provenance},
     route::Route,
     sink_spec::{NatsSpec, RabbitmqSpec, RedisSpec, WebhookSpec},
@@ -40,7 +41,7 @@ use tokio::sync::watch;
 pub(crate) use self::{
     error::{Named, SinkError},
     home::Home,
-    routing::deliver,
+    transforming::deliver,
 };
 use crate::{boot_clock::Moment, trust::Trust};
 
@@ -53,6 +54,8 @@ pub(crate) struct Context {
     /// Travels with every message, so that a consumer can refuse an older owner's.
     pub(crate) epoch: Epoch,
     pub(crate) trust: Trust,
+    /// What is done to each message on the way, if anything is.
+    pub(crate) transforms: Option<Arc<Transforms>>,
     /// Writes messages in the pipeline's format.
     pub(crate) encoder: Arc<Encoder>,
     /// Where each message goes, if it chooses that.
@@ -80,6 +83,7 @@ impl Context {
         };
         Self {
             encoder: Arc::new(Encoder::new(&spec.format, &provenance)),
+            transforms: spec.transforms.clone().map(Arc::new),
             route: spec.route.clone(),
             group: group.clone(),
             pipeline: claim.pipeline.clone(),
@@ -122,6 +126,7 @@ impl Context {
         };
         Self {
             encoder: Arc::new(Encoder::new(format, &provenance)),
+            transforms: None,
             route: None,
             group: provenance.group,
             pipeline: provenance.pipeline,
@@ -171,22 +176,62 @@ impl Batch<'_> {
     /// The pipeline's position once the first `delivered` messages are delivered, if that moves it.
     pub(crate) fn position_after(&self, delivered: usize) -> Option<Cursor> {
         let place = self.place?;
-        place.page.position_after(place.before + delivered)
+        let done = self.progress.done_after(delivered);
+        place.page.position_after(place.before + done)
     }
 }
 
 /// How many messages from the start of a batch are durable. A sink that delivers one by one counts
 /// here, so that a delivery that is dropped does not repeat what was acknowledged.
+///
+/// A sink counts what it was handed, which is less than the batch if a filter has left something
+/// out; everybody else counts all messages, and these are done as well.
 #[derive(Debug, Default)]
-pub(crate) struct Progress(AtomicUsize);
+pub(crate) struct Progress {
+    handed: AtomicUsize,
+    /// By the number of messages that the sink has made durable, how many are done; and so one more
+    /// than it was handed. Unset if it was handed all.
+    done: OnceLock<Vec<usize>>,
+}
 
 impl Progress {
+    /// Said by the sink, of the messages that it was handed.
     pub(crate) fn reached(&self, delivered: usize) {
-        self.0.store(delivered, Ordering::Relaxed);
+        self.handed.store(delivered, Ordering::Relaxed);
     }
 
+    /// The sink is handed some of the messages alone; see `done`. Once, before it is asked.
+    fn leaves_out(&self, done: Vec<usize>) {
+        let first = self.done.set(done);
+        debug_assert!(first.is_ok(), "a batch is handed over once");
+    }
+
+    /// So many messages are done when the sink has made `delivered` of its own durable.
+    fn done_after(&self, delivered: usize) -> usize {
+        let Some(done) = self.done.get() else {
+            return delivered;
+        };
+        done.get(delivered)
+            .or(done.last())
+            .copied()
+            .unwrap_or(delivered)
+    }
+
+    /// How many messages are done.
     pub(crate) fn delivered(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.done_after(self.handed.load(Ordering::Relaxed))
+    }
+
+    /// How many of the first `done` messages went to the sink.
+    pub(crate) fn sent(&self, done: usize) -> usize {
+        self.done.get().map_or(done, |ends| {
+            ends[..ends.len() - 1].partition_point(|index| *index < done)
+        })
+    }
+
+    /// How many messages of the batch the sink was not asked to take.
+    pub(crate) fn spared(&self, batch: usize) -> usize {
+        self.done.get().map_or(0, |ends| batch - (ends.len() - 1))
     }
 }
 

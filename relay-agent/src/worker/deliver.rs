@@ -1,8 +1,8 @@
 //! Delivers pages in order, whatever the sink does.
 
-use std::{convert::Infallible, time::Duration};
+use std::convert::Infallible;
 
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::counter;
 use tide_catalog::{
     CatalogError,
     dead_letters::{DeadLetter, Letter, dead_letter_write, letter_refused, letters_delivered},
@@ -13,8 +13,8 @@ use tide_daemon::backoff::Backoff;
 use tide_model::PipelineState;
 
 use super::{
-    Batch, Context, Instant, Interrupt, Pace, Place, Progress, RETRY, Replaying, Services, Sink,
-    SinkError, Status, debug, info, read::Reader, warn,
+    Batch, Context, Instant, Interrupt, Meters, Pace, Place, Progress, RETRY, Replaying, Services,
+    Sink, SinkError, Status, debug, info, read::Reader, warn,
 };
 use crate::{metrics as names, sink::deliver};
 
@@ -253,18 +253,21 @@ impl<S: Sink> Delivery<'_, S> {
                 biased;
                 () = self.status.trust.lapsed() => {
                     self.lapsed();
-                    delivered += progress.delivered();
-                    self.stored = self.sink.stores_positions() && progress.delivered() > 0;
+                    let done = progress.delivered();
+                    delivered += done;
+                    self.stored = self.sink.stores_positions() && progress.sent(done) > 0;
+                    meters.filtered(done - progress.sent(done));
                     continue;
                 }
                 () = self.status.positions.fenced() => return Err(broken(Interrupt::Fenced)),
                 outcome = deliver(self.sink, self.context, &batch) => outcome,
             };
+            self.pace.give_back(progress.spared(batch.messages.len()));
             let error = match outcome {
                 Ok(()) => {
-                    self.stored = self.sink.stores_positions();
+                    let sent = meters.passed(&progress, batch.messages.len(), started);
+                    self.stored = self.sink.stores_positions() && sent > 0;
                     self.pace.delivered(self.context);
-                    meters.delivered(batch.messages.len(), started);
                     self.status.recovered(self.context);
                     delivered += batch.messages.len();
                     attempts = 0;
@@ -276,9 +279,9 @@ impl<S: Sink> Delivery<'_, S> {
             };
             meters.failed(&error);
             if error.delivered() > 0 {
-                meters.delivered(error.delivered(), started);
+                let sent = meters.passed(&progress, error.delivered(), started);
                 delivered += error.delivered();
-                self.stored = self.sink.stores_positions();
+                self.stored = self.sink.stores_positions() && sent > 0;
                 attempts = 1;
                 backoff.reset();
             }
@@ -434,54 +437,5 @@ impl<S: Sink> Delivery<'_, S> {
                 relay_gone(&mut connection, group, pipeline, *epoch, reason).await
             }
         }
-    }
-}
-
-/// Handles to this pipeline's metrics, looked up once.
-pub(super) struct Meters {
-    delivered: Counter,
-    dead_lettered: Counter,
-    failures: [Counter; 4],
-    duration: Histogram,
-}
-
-impl Meters {
-    fn new<S: Sink>(context: &Context) -> Self {
-        let pipeline = context.pipeline.to_string();
-        let labels = [("pipeline", pipeline.clone()), ("sink", S::KIND.to_owned())];
-        let failure = |reason: &'static str| {
-            counter!(
-                names::DELIVERY_FAILURES, "pipeline" => pipeline.clone(), "sink" => S::KIND, "reason" => reason
-            )
-        };
-        Self {
-            delivered: counter!(names::MESSAGES_DELIVERED, &labels),
-            dead_lettered: counter!(names::MESSAGES_DEAD_LETTERED, &labels),
-            failures: [
-                failure("transient"),
-                failure("rejected"),
-                failure("misconfigured"),
-                failure("gone"),
-            ],
-            duration: histogram!(names::DELIVERY_DURATION, "sink" => S::KIND),
-        }
-    }
-
-    fn delivered(&self, messages: usize, started: Instant) {
-        self.delivered.increment(messages as u64);
-        let took: Duration = started.elapsed();
-        self.duration.record(took);
-    }
-
-    fn failed(&self, error: &SinkError) {
-        let index = match error {
-            // Counted with the writes that the catalog itself refuses.
-            SinkError::Fenced { .. } => return,
-            SinkError::Transient { .. } => 0,
-            SinkError::Rejected { .. } => 1,
-            SinkError::Misconfigured { .. } => 2,
-            SinkError::Gone { .. } => 3,
-        };
-        self.failures[index].increment(1);
     }
 }

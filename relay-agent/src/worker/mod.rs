@@ -26,6 +26,7 @@
 //! - the lock session is gone: stop at once, store nothing.
 
 mod deliver;
+mod meters;
 mod policy;
 mod read;
 mod replay;
@@ -55,7 +56,7 @@ use crate::{
     wakeup::{Idle, WakeupHandle},
 };
 
-use self::{policy::Pace, read::Reader, replay::Replaying};
+use self::{meters::Meters, policy::Pace, read::Reader, replay::Replaying};
 
 /// The right to run one pipeline: a lock on a session that is still trusted, and its epoch. A
 /// worker cannot be built without one, and it cannot be copied.

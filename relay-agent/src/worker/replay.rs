@@ -15,8 +15,8 @@ use tide_daemon::backoff::Backoff;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Interrupt, RETRY, Sink, debug,
-    deliver::{Broken, Delivery, Load, Meters},
+    Interrupt, Meters, RETRY, Sink, debug,
+    deliver::{Broken, Delivery, Load},
 };
 
 /// Most letters between two pages.

@@ -37,8 +37,7 @@ impl Bucket {
         self.filled = now;
         let beat = (rate / BEATS_PER_SECOND).ceil().clamp(1.0, burst);
         let enough = (wanted as f64).min(beat);
-        // What is lacking by the error of a sum, or of a wait that is told in whole nanoseconds, is
-        // not waited for.
+        // What is lacking by the error of a sum, or comes within a nanosecond, is not waited for.
         let slack = 1e-6 + rate * 1e-9;
         if self.tokens + slack < enough {
             return Err(Duration::from_secs_f64((enough - self.tokens) / rate));
@@ -46,6 +45,11 @@ impl Bucket {
         let taken = wanted.min((self.tokens + slack) as usize);
         self.tokens = (self.tokens - taken as f64).max(0.0);
         Ok(taken)
+    }
+
+    /// Puts tokens back that were taken for nothing.
+    pub(super) fn give_back(&mut self, tokens: usize) {
+        self.tokens = (self.tokens + tokens as f64).min(f64::from(self.limit.burst));
     }
 }
 
@@ -71,6 +75,26 @@ mod tests {
         // An hour of silence saves no more than a burst.
         let much_later = later + Duration::from_hours(1);
         assert_eq!(bucket.take(much_later, 1_000), Ok(30));
+    }
+
+    #[test]
+    fn whoever_waits_as_told_gets_some_at_rates_finer_than_a_clock() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(limit(140_191, 8_713), start);
+        assert_eq!(bucket.take(start, 3_451), Ok(3_451));
+        let wait = bucket.take(start, 6_792).unwrap_err();
+        assert_eq!(bucket.take(start + wait, 6_792), Ok(6_792));
+    }
+
+    #[test]
+    fn what_was_taken_for_nothing_can_be_taken_again() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(limit(100, 30), start);
+        assert_eq!(bucket.take(start, 30), Ok(30));
+        bucket.give_back(12);
+        assert_eq!(bucket.take(start, 30), Ok(12));
+        bucket.give_back(1_000);
+        assert_eq!(bucket.take(start, 1_000), Ok(30));
     }
 
     #[test]

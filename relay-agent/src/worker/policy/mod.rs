@@ -58,6 +58,13 @@ impl Pace {
         Ok(permitted)
     }
 
+    /// So many of the permitted messages were not for the sink: they cost it nothing.
+    pub(super) fn give_back(&mut self, messages: usize) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.give_back(messages);
+        }
+    }
+
     /// The sink has taken everything.
     pub(super) fn delivered(&mut self, context: &Context) {
         let was = self.breaker.circuit();
