@@ -2,6 +2,7 @@
 
 mod routes;
 mod servers;
+mod transforms;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
