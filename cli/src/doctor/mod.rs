@@ -4,7 +4,7 @@
 //! collect ─▶ Facts ─▶ judge ─▶ findings, one a check
 //! ```
 //!
-//! [`collect`] asks and decides nothing; [`judge`](judge::judge) decides and asks nobody. What could
+//! [`collect`](collect()) asks and decides nothing; [`judge`](judge::judge) decides and asks nobody. What could
 //! not be asked is a finding like any other: a doctor that stops at the first trouble shows the
 //! rest one visit at a time.
 
