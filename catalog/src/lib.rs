@@ -29,6 +29,7 @@ pub mod listener;
 pub mod lock_session;
 pub mod locks;
 pub mod messages;
+pub mod newest;
 pub mod offsets;
 pub mod operations;
 pub mod orders;

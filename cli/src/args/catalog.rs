@@ -141,6 +141,8 @@ pub enum PipelineCommand {
     },
     /// Deliver again what was delivered after a message or a time
     Rewind(RewindArgs),
+    /// Show what would become of the newest messages, and send nothing
+    Test(TestArgs),
     /// Delete a pipeline and its position; the messages stay
     Delete {
         /// Its name
@@ -183,6 +185,29 @@ pub struct RewindArgs {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+}
+
+/// Arguments of `pipeline test`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("pipeline").required(true))]
+pub struct TestArgs {
+    /// A pipeline that is there
+    #[arg(group = "pipeline")]
+    pub name: Option<PipelineName>,
+    /// One that is not, or not yet as it will be: YAML or JSON; - for standard input
+    #[arg(short, long, value_name = "FILE", group = "pipeline")]
+    pub file: Option<PathBuf>,
+    /// With so many of the newest messages of its outbox
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = up_to_a_thousand)]
+    pub last: usize,
+}
+
+fn up_to_a_thousand(text: &str) -> Result<usize, String> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (1..=1_000).contains(number));
+    number.ok_or_else(|| "a whole number from 1 to 1000".to_owned())
 }
 
 /// Arguments of `pipeline apply`.

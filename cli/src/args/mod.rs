@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 pub use self::{
     catalog::{
         ApplyArgs, InboxCommand, MigrateArgs, OutboxCommand, PipelineCommand, PublishArgs,
-        RewindArgs, StatusArgs,
+        RewindArgs, StatusArgs, TestArgs,
     },
     context::ContextCommand,
     doctor::{DoctorArgs, Part},

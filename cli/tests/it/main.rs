@@ -16,6 +16,7 @@ mod intent;
 mod migrate;
 mod outbox;
 mod pipeline;
+mod pipeline_test;
 mod plain;
 mod remote;
 mod status;

@@ -4,6 +4,7 @@
 mod apply;
 mod file;
 mod flow;
+mod test;
 
 use serde_json::json;
 use tide_catalog::{
@@ -34,6 +35,7 @@ pub(super) async fn run(context: &Context, command: PipelineCommand) -> Result<E
             flow::switch(context, &name, Flow::Resume, reason).await
         }
         PipelineCommand::Rewind(args) => flow::rewind(context, args).await,
+        PipelineCommand::Test(args) => test::run(context, &args).await,
         PipelineCommand::Delete { name, yes } => delete(context, &name, yes).await,
     }
 }
