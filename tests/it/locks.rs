@@ -83,12 +83,12 @@ async fn an_orphan_is_told_from_an_owner_and_from_a_ghost_and_alone_can_be_relea
     );
 
     // WHEN a session that is no agent's takes the lock THEN nobody can take over
-    let mut orphan = fleet.connection().await?;
+    let mut stranger = fleet.connection().await?;
     let taken: (bool, i32) =
         sqlx::query_as("SELECT pg_try_advisory_lock(hashtext($1), hashtext($2)), pg_backend_pid()")
             .bind(fleet.group().as_str())
             .bind(&pipeline)
-            .fetch_one(&mut *orphan)
+            .fetch_one(&mut *stranger)
             .await?;
     ensure!(taken.0, "the lock was free");
     let pid = taken.1.to_string();
