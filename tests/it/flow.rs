@@ -259,17 +259,23 @@ async fn a_rewind_under_load_races_with_no_position() -> Result<()> {
     fleet.publish_more(100).await?;
     // WHEN it is rewound again and again in the middle of its work
     fleet.excuse(tide_sandbox::history::Cause::Crash, ["file"]);
+    let mut epoch = 0;
     for _ in 0..5 {
+        let ahead = "SELECT last_change_id > 20 FROM tide.relay_consumer_offsets";
+        fleet.wait_for_sql("its position", ahead).await?;
         let done = done(
             &fleet,
             &["pipeline", "rewind", "file", "--to-id", "20", "--yes"],
         )
         .await?;
         ensure!(done["messages"].as_i64() > Some(0), "{done}");
+        // That of the rewind, or already that of its owner since: it has none in between.
+        epoch = sqlx::query_scalar("SELECT epoch FROM tide.relay_consumer_offsets")
+            .fetch_one(fleet.pool())
+            .await?;
         fleet.publish_more(30).await?;
     }
     // THEN nothing is lost or out of order, and after the last rewind everything behind it came
-    let epoch = fleet.owners().await?["file"].epoch;
     proof::clean(&fleet.settle_and_check().await?)?;
     let mut last: Vec<i64> = fleet
         .deliveries("file")?

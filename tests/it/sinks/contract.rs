@@ -406,7 +406,8 @@ pub(super) async fn heals_step_by_step<B: Bench>(
 /// Waits until every pipeline's position is at the message of this number.
 async fn until_delivered(fleet: &Fleet, last: usize) -> Result<()> {
     let behind = format!(
-        "SELECT count(*) > 0 AND bool_and(last_change_id >= {last}) FROM tide.relay_consumer_offsets"
+        "SELECT bool_and(coalesce(o.last_change_id, 0) >= {last})
+         FROM tide.pipelines p LEFT JOIN tide.relay_consumer_offsets o ON o.pipeline = p.name"
     );
     fleet
         .wait_for_sql("everything to be delivered", &behind)
