@@ -21,6 +21,7 @@ pub mod events;
 pub mod fleet;
 pub mod gone;
 pub mod handovers;
+pub mod heads;
 pub mod inboxes;
 pub mod intent;
 pub mod janitor;

@@ -362,38 +362,6 @@ pub async fn rebase(
     Ok(cursor.rebased(floor, parse("pg_current_snapshot()", "seen", &seen)?))
 }
 
-/// Where every outbox stands, in one cheap statement that touches no message.
-#[derive(Debug, Clone)]
-pub struct Heads {
-    /// What a read at this moment could see.
-    pub snapshot: Snapshot,
-    /// Outbox name and the highest id drawn, whether or not it is committed.
-    pub outboxes: Vec<(String, i64)>,
-}
-
-/// Reads the outboxes' sequences.
-pub async fn heads(connection: &mut PgConnection) -> Result<Heads, CatalogError> {
-    let rows: Vec<(String, Option<String>, i64)> = sqlx::query_as(
-        "-- heads\n\
-         SELECT s.seen, o.name, coalesce(pg_sequence_last_value(o.sequence), 0)\n\
-         FROM (SELECT pg_current_snapshot()::text AS seen) s LEFT JOIN tide.outboxes o ON true",
-    )
-    .fetch_all(connection)
-    .await
-    .doing("probing the outboxes")?;
-    let seen = rows
-        .first()
-        .map(|(seen, _, _)| seen.as_str())
-        .unwrap_or_default();
-    Ok(Heads {
-        snapshot: parse("pg_current_snapshot()", "seen", seen)?,
-        outboxes: rows
-            .into_iter()
-            .filter_map(|(_, name, last)| Some((name?, last)))
-            .collect(),
-    })
-}
-
 fn xids(snapshot: &Snapshot) -> Vec<String> {
     snapshot.in_progress().iter().map(u64::to_string).collect()
 }

@@ -151,7 +151,7 @@ impl Reader {
             looked: self.looked,
             seen,
             last_message: self.last_message,
-            last_read: self.last_read,
+            checked: self.last_read,
         };
         self.wakeups.wait(idle).await;
     }
