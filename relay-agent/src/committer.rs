@@ -3,6 +3,9 @@
 //! Workers leave their newest position here and go on; a newer one replaces an older one that is
 //! not stored yet, so memory is bounded by the number of pipelines and a slow database slows
 //! nobody but itself. A position that the catalog refuses means fenced.
+//!
+//! Positions are stored every [`PACE`] at most while nobody waits for one: a store costs the server
+//! as much as reading some hundred messages, and a crash repeats what was delivered since.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +31,9 @@ use crate::metrics;
 /// One statement may take this long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The least time from one store to the next, unless somebody waits for it.
+const PACE: Duration = Duration::from_millis(10);
+
 /// How far a worker's positions are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stored {
@@ -50,6 +56,7 @@ struct Pending {
 pub(crate) struct CommitterHandle {
     pending: Arc<Mutex<Pending>>,
     left: Arc<Notify>,
+    awaited: Arc<Notify>,
 }
 
 /// One worker's line to the committer.
@@ -105,6 +112,11 @@ impl CommitterHandle {
                     }
                     failing = false;
                     backoff.reset();
+                    tokio::select! {
+                        () = sleep(PACE) => {}
+                        () = self.awaited.notified() => {}
+                        () = stop.cancelled() => {}
+                    }
                 }
                 Err(error) => {
                     if !failing {
@@ -199,6 +211,9 @@ impl Positions {
     pub(crate) async fn flushed(&self) -> Result<(), Fenced> {
         let number = self.number;
         let mut stored = self.stored.subscribe();
+        if matches!(*stored.borrow(), Stored::UpTo(done) if done < number) {
+            self.committer.awaited.notify_one();
+        }
         let outcome = stored
             .wait_for(|stored| match stored {
                 Stored::UpTo(done) => *done >= number,
@@ -232,5 +247,6 @@ impl Positions {
             .states
             .insert(self.pipeline.clone(), change);
         self.committer.left.notify_one();
+        self.committer.awaited.notify_one();
     }
 }

@@ -14,7 +14,9 @@ use tide_model::PipelineState;
 
 use super::{
     Batch, Context, Instant, Interrupt, Meters, Pace, Place, Progress, RETRY, Replaying, Services,
-    Sink, SinkError, Status, debug, info, read::Reader, warn,
+    Sink, SinkError, Status,
+    ahead::{Found, ReadAhead},
+    debug, info, warn,
 };
 use crate::{metrics as names, sink::deliver};
 
@@ -86,28 +88,17 @@ pub(super) struct Broken {
 
 impl<S: Sink> Delivery<'_, S> {
     /// Delivers until interrupted.
-    pub(super) async fn run(&mut self, reader: &mut Reader) -> Result<Infallible, Interrupt> {
+    pub(super) async fn run(&mut self, ahead: &mut ReadAhead) -> Result<Infallible, Interrupt> {
         let meters = Meters::new::<S>(self.context);
-        let mut page = self.next_page(reader, &meters).await?;
         loop {
-            self.replay(&meters).await?;
+            let page = self.next_page(ahead, &meters).await?;
             self.status
                 .gauge
                 .waits_since(page.messages.first().map(|message| message.created_at));
-            // The next page is read while this one is delivered, and no further: memory stays
-            // bounded by two pages. An empty page means that there is nothing to hurry for.
-            let ahead = page.more;
-            let (delivered, next) = tokio::join!(self.load(Load::Page(&page), &meters), async {
-                if ahead {
-                    Some(reader.page().await)
-                } else {
-                    None
-                }
-            });
             if let Err(Broken {
                 delivered,
                 interrupt,
-            }) = delivered
+            }) = self.load(Load::Page(&page), &meters).await
             {
                 if interrupt == Interrupt::Stop {
                     self.store(&page, delivered).await?;
@@ -115,19 +106,7 @@ impl<S: Sink> Delivery<'_, S> {
                 return Err(interrupt);
             }
             self.store(&page, page.messages.len()).await?;
-            page = match next {
-                Some(Ok(next)) => next,
-                Some(Err(error)) => {
-                    self.database_failed(&error, &mut Backoff::new(RETRY.0, RETRY.1))
-                        .await?;
-                    reader.rewind(page.cursor.clone());
-                    self.next_page(reader, &meters).await?
-                }
-                None => {
-                    self.status.gauge.waits_since(None);
-                    self.next_page(reader, &meters).await?
-                }
-            };
+            self.status.gauge.waits_since(None);
         }
     }
 
@@ -158,45 +137,48 @@ impl<S: Sink> Delivery<'_, S> {
     }
 
     /// Waits for a page with messages in it.
-    async fn next_page(&mut self, reader: &mut Reader, meters: &Meters) -> Result<Page, Interrupt> {
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    async fn next_page(
+        &mut self,
+        ahead: &mut ReadAhead,
+        meters: &Meters,
+    ) -> Result<Page, Interrupt> {
         loop {
             self.status.hold(self.context).await?;
             self.replay(meters).await?;
-            let read = tokio::select! {
+            let mut orders = self.status.orders.clone();
+            let found = tokio::select! {
                 biased;
                 interrupt = self.status.interrupted() => return Err(interrupt),
-                read = reader.page() => read,
+                found = ahead.next() => found,
+                () = orders.changed() => continue,
+                () = self.replaying.due(self.status.orders.replay()) => continue,
             };
-            match read {
-                Ok(page) if page.messages.is_empty() && !page.more => {
+            match found {
+                Found::Page(page) => return Ok(page),
+                Found::Nothing(stepped_over) => {
                     self.status.recovered(self.context);
-                    if let Some(position) = reader.stepped_over() {
+                    if let Some(position) = stepped_over {
                         self.status.gauge.delivered(position.high);
                         self.status.positions.advance(position)?;
                         self.stored_by_others().await?;
                     }
-                    let mut orders = self.status.orders.clone();
-                    tokio::select! {
-                        biased;
-                        interrupt = self.status.interrupted() => return Err(interrupt),
-                        () = orders.changed() => {}
-                        () = self.replaying.due(self.status.orders.replay()) => {}
-                        () = reader.idle() => {}
-                    }
                 }
-                Ok(page) => return Ok(page),
-                Err(error) => self.database_failed(&error, &mut backoff).await?,
+                Found::Failure(error) => self.database_fails(&error),
             }
         }
     }
 
-    /// Says that the outbox could not be read and waits a little.
+    /// Says that the database does not answer as it should and waits a little.
     pub(super) async fn database_failed(
         &mut self,
         error: &CatalogError,
         backoff: &mut Backoff,
     ) -> Result<(), Interrupt> {
+        self.database_fails(error);
+        self.status.pause(backoff.next()).await
+    }
+
+    fn database_fails(&mut self, error: &CatalogError) {
         let reason = error.to_string();
         if self
             .status
@@ -208,7 +190,6 @@ impl<S: Sink> Delivery<'_, S> {
                 .positions
                 .set_state(PipelineState::Retrying, Some(reason));
         }
-        self.status.pause(backoff.next()).await
     }
 
     /// Delivers all of it, in order.

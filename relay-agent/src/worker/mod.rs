@@ -25,6 +25,7 @@
 //! - an operator takes the position back: the epoch is a newer one, which is as if fenced.
 //! - the lock session is gone: stop at once, store nothing.
 
+mod ahead;
 mod deliver;
 mod meters;
 mod policy;
@@ -56,7 +57,7 @@ use crate::{
     wakeup::{Idle, WakeupHandle},
 };
 
-use self::{meters::Meters, policy::Pace, read::Reader, replay::Replaying};
+use self::{ahead::ReadAhead, meters::Meters, policy::Pace, read::Reader, replay::Replaying};
 
 /// The right to run one pipeline: a lock on a session that is still trusted, and its epoch. A
 /// worker cannot be built without one, and it cannot be copied.
@@ -193,7 +194,7 @@ async fn run_with<S: Sink>(
     spec: &PipelineSpec,
     context: &Context,
     services: &Services,
-    mut reader: Reader,
+    reader: Reader,
     status: &mut Status,
 ) -> Interrupt {
     let mut sink = match services.shelf.take(&context.pipeline, &spec.sink) {
@@ -219,10 +220,12 @@ async fn run_with<S: Sink>(
         pace: Pace::new(&spec.policy, context),
         replaying: Replaying::default(),
     };
-    let interrupt = match delivery.run(&mut reader).await {
+    let mut ahead = ReadAhead::start(reader);
+    let interrupt = match delivery.run(&mut ahead).await {
         Ok(never) => match never {},
         Err(interrupt) => interrupt,
     };
+    drop(ahead);
     status.gauge.quiet();
     sink.close().await;
     interrupt

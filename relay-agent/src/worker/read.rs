@@ -1,4 +1,4 @@
-//! Reads pages ahead of the delivery.
+//! Reads one page after the other.
 
 use std::sync::Arc;
 
@@ -132,11 +132,6 @@ impl Reader {
         );
         self.cursor = page.cursor.clone();
         Ok(page)
-    }
-
-    /// Goes back: what was read ahead is read again.
-    pub(super) fn rewind(&mut self, to: Cursor) {
-        self.cursor = to;
     }
 
     /// Waits until there may be something to read. Cancel-safe.
