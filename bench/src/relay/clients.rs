@@ -106,9 +106,12 @@ impl SinkKind {
             Self::Kafka => {
                 let program = binaries::find("tide-mock-broker")
                     .context("build it with: cargo build --release -p tide-sandbox --bins")?;
-                let spec = ProcessSpec::new("broker", program, &rig.scratch);
+                let topic = format!("{PLACE}:{PARTITIONS}");
+                let spec = ProcessSpec {
+                    args: vec![topic.into()],
+                    ..ProcessSpec::new("broker", program, &rig.scratch)
+                };
                 let broker = MockBroker::spawn(spec).await?;
-                create_topics(broker.bootstrap(), &[Topic::new(PLACE, PARTITIONS)]).await?;
                 Destination::Kafka(Box::new(broker))
             }
             Self::Nats => {

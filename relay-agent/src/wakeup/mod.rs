@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn groups_of_outboxes_take_turns() {
-        let outboxes: Vec<Head> = (0..TOGETHER * 2 + 1)
+        let outboxes: Vec<Head> = (0..=TOGETHER * 2)
             .map(|number| Head {
                 outbox: format!("o{number:04}"),
                 relation: format!("tide.o{number:04}"),

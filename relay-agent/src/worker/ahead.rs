@@ -5,8 +5,7 @@
 use tide_catalog::{CatalogError, messages::Page};
 use tide_daemon::backoff::Backoff;
 use tide_model::Cursor;
-use tokio::{sync::mpsc, time::sleep};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
 use super::{RETRY, read::Reader};
 
@@ -25,7 +24,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     found: mpsc::Receiver<Found>,
-    task: AbortOnDropHandle<()>,
+    task: JoinSet<()>,
 }
 
 impl ReadAhead {
@@ -33,11 +32,9 @@ impl ReadAhead {
     pub(super) fn start(reader: Reader) -> Self {
         // One page waits here or is being read while another one is delivered.
         let (tell, found) = mpsc::channel(1);
-        let task = tokio::spawn(read(reader, tell));
-        Self {
-            found,
-            task: AbortOnDropHandle::new(task),
-        }
+        let mut task = JoinSet::new();
+        task.spawn(read(reader, tell));
+        Self { found, task }
     }
 
     /// What comes next. Cancel-safe.
@@ -45,9 +42,11 @@ impl ReadAhead {
         match self.found.recv().await {
             Some(found) => found,
             // The task never ends on its own, so it panicked: so do we, and the worker is replaced.
-            None => match (&mut self.task).await {
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Ok(()) | Err(_) => std::future::pending().await,
+            None => match self.task.join_next().await {
+                Some(Err(error)) if error.is_panic() => {
+                    std::panic::resume_unwind(error.into_panic())
+                }
+                _ => std::future::pending().await,
             },
         }
     }
