@@ -19,12 +19,7 @@ use tide_catalog::{
     inboxes::{Arrivals, inbox_create, inbox_store},
     messages::Message,
 };
-use tide_sandbox::{
-    binaries,
-    brokers::Nats,
-    kafka::{MockBroker, Topic, create_topics},
-    process::ProcessSpec,
-};
+use tide_sandbox::{binaries, brokers::Nats, kafka::MockBroker, process::ProcessSpec};
 use tokio::{net::TcpListener, task::JoinSet};
 use uuid::Uuid;
 

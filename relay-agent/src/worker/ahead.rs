@@ -5,7 +5,11 @@
 use tide_catalog::{CatalogError, messages::Page};
 use tide_daemon::backoff::Backoff;
 use tide_model::Cursor;
-use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::{JoinSet, yield_now},
+    time::sleep,
+};
 
 use super::{RETRY, read::Reader};
 
@@ -31,7 +35,12 @@ impl ReadAhead {
     /// Begins to read.
     pub(super) fn start(reader: Reader) -> Self {
         // One page waits here or is being read while another one is delivered.
-        let (tell, found) = mpsc::channel(1);
+        let (tell, found) = mpsc::channel(
+            std::env::var("TIDE_X_CAP")
+                .ok()
+                .and_then(|x| x.parse().ok())
+                .unwrap_or(1),
+        );
         let mut task = JoinSet::new();
         task.spawn(read(reader, tell));
         Self { found, task }
@@ -40,7 +49,11 @@ impl ReadAhead {
     /// What comes next. Cancel-safe.
     pub(super) async fn next(&mut self) -> Found {
         match self.found.recv().await {
-            Some(found) => found,
+            Some(found) => {
+                // The reader has room again, and waits on this very thread for us to be done.
+                yield_now().await;
+                found
+            }
             // The task never ends on its own, so it panicked: so do we, and the worker is replaced.
             None => match self.task.join_next().await {
                 Some(Err(error)) if error.is_panic() => {
