@@ -74,10 +74,12 @@ pub async fn read_view(
     .doing("reading the agents")?;
     let holds: Vec<HoldRecord> = sqlx::query_as(
         "-- fleet_holds\n\
-         SELECT agent, kind, actor, reason, operation_id, generation, created_at, expires_at\n\
-         FROM tide.holds\n\
-         WHERE relay_group_id = $1 AND (expires_at IS NULL OR expires_at > now())\n\
-         ORDER BY agent, generation",
+         SELECT h.agent, h.kind, h.actor, h.reason, h.operation_id, h.generation, h.created_at, h.expires_at,\n\
+                coalesce(o.state = 'running', false) AS is_running\n\
+         FROM tide.holds h\n\
+         LEFT JOIN tide.operations o ON o.id = h.operation_id\n\
+         WHERE h.relay_group_id = $1 AND (h.expires_at IS NULL OR h.expires_at > now())\n\
+         ORDER BY h.agent, h.generation",
     )
     .bind(group.as_str())
     .fetch_all(&mut *connection)
@@ -239,6 +241,7 @@ struct HoldRecord {
     actor: String,
     reason: String,
     operation_id: Option<Uuid>,
+    is_running: bool,
     generation: i64,
     created_at: OffsetDateTime,
     expires_at: Option<OffsetDateTime>,
@@ -259,6 +262,7 @@ impl TryFrom<HoldRecord> for Hold {
             actor: row.actor,
             reason: row.reason,
             operation: row.operation_id.map(OperationId),
+            is_running: row.is_running,
             created_at: row.created_at,
             expires_at: row.expires_at,
         })

@@ -52,6 +52,8 @@ pub(crate) struct Discovery {
     pub(crate) generation: i64,
     /// Drains of this agent that are on record, to be settled once it is empty.
     pub(crate) drains: Vec<OperationId>,
+    /// Running drains of agents that are gone: they can record nothing themselves.
+    pub(crate) bequeathed: Vec<OperationId>,
     /// Agents that holds name and nobody knows.
     pub(crate) strangers: BTreeSet<AgentName>,
     /// Why those of ours that are assigned to others are to go.
@@ -194,6 +196,13 @@ fn digest(
         .filter(|hold| hold.agent == *me && hold.kind == HoldKind::Drain)
         .filter_map(|hold| hold.operation)
         .collect();
+    let alive = |name: &AgentName| view.agent(name).is_some_and(|agent| agent.alive);
+    let bequeathed = view
+        .holds
+        .iter()
+        .filter(|hold| hold.kind == HoldKind::Drain && hold.is_running && !alive(&hold.agent))
+        .filter_map(|hold| hold.operation)
+        .collect();
     let standby = if leaving {
         Standby::default()
     } else {
@@ -215,6 +224,7 @@ fn digest(
         may_step_in: !leaving && view.admits(me) == Admits::All,
         generation: view.generation,
         drains,
+        bequeathed,
         strangers: view
             .holds
             .iter()

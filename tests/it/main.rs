@@ -7,6 +7,7 @@ mod crash_watch;
 mod cursor;
 mod dead_letters;
 mod delivery;
+mod drain;
 mod explain;
 mod failover;
 mod fencing;

@@ -182,6 +182,7 @@ mod tests {
             actor: "ana".to_owned(),
             reason: String::new(),
             operation: None,
+            is_running: false,
             created_at: OffsetDateTime::UNIX_EPOCH,
             expires_at: None,
         });

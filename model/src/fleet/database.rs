@@ -116,6 +116,8 @@ pub struct Hold {
     pub reason: String,
     /// The operation that it belongs to.
     pub operation: Option<OperationId>,
+    /// Whether that operation has not ended.
+    pub is_running: bool,
     /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,

@@ -11,7 +11,7 @@ use tide_catalog::{
     agents::{agent_beat, agent_stopping},
     operations::operation_settle,
 };
-use tide_model::{AgentName, GroupName, Incarnation, UnitName};
+use tide_model::{AgentName, GroupName, Incarnation, OperationId, UnitName};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
@@ -87,6 +87,7 @@ impl Coordinator {
                     may_step_in,
                     generation,
                     drains,
+                    bequeathed,
                     strangers,
                     departures,
                     standby,
@@ -95,6 +96,7 @@ impl Coordinator {
                 self.specs = specs;
                 self.obey(orders);
                 self.drains = drains;
+                self.settle(bequeathed);
                 self.departures = departures;
                 self.heard_of(strangers);
                 self.prepare(Request::Standby(standby));
@@ -160,6 +162,27 @@ impl Coordinator {
             );
         }
         self.strangers = strangers;
+    }
+
+    /// Records the end of what agents that are gone were asked for. Every survivor tries, and
+    /// whoever comes second finds it done.
+    fn settle(&mut self, operations: Vec<OperationId>) {
+        if operations.is_empty() {
+            return;
+        }
+        let pool = self.parts.services.pool.clone();
+        self.tasks.spawn(async move {
+            let settled = async {
+                let mut connection = pool.acquire().await.ok()?;
+                for operation in operations {
+                    operation_settle(&mut connection, operation).await.ok()?;
+                }
+                Some(())
+            };
+            if timeout(BEAT, settled).await.ok().flatten().is_none() {
+                debug!("could not record the end of the drain of an agent that is gone");
+            }
+        });
     }
 
     /// Writes what we hold and what we have obeyed, and settles our drains once we are empty.

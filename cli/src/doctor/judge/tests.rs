@@ -335,6 +335,7 @@ const TROUBLES: &[(&str, Status, Change)] = &[
             actor: "ana".to_owned(),
             reason: "kernel".to_owned(),
             operation: None,
+            is_running: false,
             created_at: NOW - Duration::hours(25),
             expires_at: None,
         }];
