@@ -4,9 +4,10 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "tide/agent/v1/agent_service.proto",
     "tide/fleet/v1/fleet_service.proto",
+    "tide/fleet/v1/hold_service.proto",
     "tide/fleet/v1/operation_service.proto",
     "tide/pipeline/v1/pipeline.proto",
 ];

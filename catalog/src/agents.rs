@@ -2,8 +2,9 @@
 
 use sqlx::PgConnection;
 use tide_model::{AgentName, GroupName, Incarnation};
+use uuid::Uuid;
 
-use crate::{CatalogError, error::Doing};
+use crate::{CatalogError, error::Doing, intent::Actor};
 
 /// What an agent registers when it starts.
 #[derive(Debug, Clone)]
@@ -12,8 +13,10 @@ pub struct AgentRegistration {
     pub group: GroupName,
     /// Its name.
     pub name: AgentName,
-    /// This run.
+    /// This session of it.
     pub incarnation: Incarnation,
+    /// This process: another one after a restart, the same after a lost session.
+    pub run: Uuid,
     /// The backend that holds its locks.
     pub backend_pid: i32,
     /// Version of its binary.
@@ -37,12 +40,12 @@ pub async fn agent_register(
         "-- agent_register\n\
          WITH registered AS (\n\
              INSERT INTO tide.agents AS a (relay_group_id, name, incarnation, backend_pid, version, hostname,\n\
-                                           process_id, metrics_addr, weight)\n\
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)\n\
+                                           process_id, metrics_addr, weight, run)\n\
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)\n\
              ON CONFLICT (relay_group_id, name) DO UPDATE SET\n\
                  incarnation = excluded.incarnation, backend_pid = excluded.backend_pid,\n\
                  version = excluded.version, hostname = excluded.hostname, process_id = excluded.process_id,\n\
-                 metrics_addr = excluded.metrics_addr, weight = excluded.weight, owned = 0,\n\
+                 metrics_addr = excluded.metrics_addr, weight = excluded.weight, run = excluded.run, owned = 0,\n\
                  acknowledged_generation = 0, started_at = now(), last_seen_at = now(), stopped_at = NULL\n\
          )\n\
          SELECT pg_notify('tide_fleet', json_build_object('group', $1::text, 'joined', $2::text)::text)",
@@ -56,6 +59,7 @@ pub async fn agent_register(
     .bind(agent.process_id as i32)
     .bind(&agent.metrics_addr)
     .bind(agent.weight as i32)
+    .bind(agent.run)
     .execute(connection)
     .await
     .map(drop)
@@ -130,6 +134,24 @@ async fn about_run(
         .await
         .map(drop)
         .doing(doing)
+}
+
+/// Forgets an agent that does not run: its record, its holds, and what was placed on it.
+pub async fn agent_remove(
+    connection: &mut PgConnection,
+    group: &GroupName,
+    name: &AgentName,
+    actor: &Actor,
+) -> Result<(), CatalogError> {
+    sqlx::query("-- agent_remove\nSELECT tide.agent_remove($1, $2, $3, $4)")
+        .bind(group.as_str())
+        .bind(name.as_str())
+        .bind(&actor.name)
+        .bind(&actor.reason)
+        .execute(connection)
+        .await
+        .map(drop)
+        .doing("removing the agent")
 }
 
 /// How long one wait for an agent blocks in the server: below `deadlock_timeout` (1 s by default),

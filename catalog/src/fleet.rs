@@ -2,14 +2,17 @@
 
 use sqlx::{FromRow, PgConnection};
 use tide_model::{
-    AgentName, Epoch, GroupName, Incarnation, OperationId,
-    fleet::{AgentRow, DatabaseView, Hold, HoldKind, PipelineRow},
+    AgentName, Epoch, GroupName, Incarnation,
+    fleet::{AgentRow, DatabaseView, PipelineRow},
 };
 use time::{Duration, OffsetDateTime};
-use tracing::debug;
 use uuid::Uuid;
 
-use crate::{CatalogError, error::Doing};
+use crate::{
+    CatalogError,
+    error::Doing,
+    holds::{HoldRecord, hold_records},
+};
 
 /// Whether to look into the outboxes for what waits in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,19 +75,7 @@ pub async fn read_view(
     .fetch_all(&mut *connection)
     .await
     .doing("reading the agents")?;
-    let holds: Vec<HoldRecord> = sqlx::query_as(
-        "-- fleet_holds\n\
-         SELECT h.agent, h.kind, h.actor, h.reason, h.operation_id, h.generation, h.created_at, h.expires_at,\n\
-                coalesce(o.state = 'running', false) AS is_running\n\
-         FROM tide.holds h\n\
-         LEFT JOIN tide.operations o ON o.id = h.operation_id\n\
-         WHERE h.relay_group_id = $1 AND (h.expires_at IS NULL OR h.expires_at > now())\n\
-         ORDER BY h.agent, h.generation",
-    )
-    .bind(group.as_str())
-    .fetch_all(&mut *connection)
-    .await
-    .doing("reading the holds")?;
+    let holds = hold_records(&mut *connection, group).await?;
     let placements: Vec<(String, String, i64)> = sqlx::query_as(
         "-- fleet_placements\n\
          SELECT pipeline, agent, generation FROM tide.placements WHERE relay_group_id = $1 ORDER BY pipeline",
@@ -96,7 +87,7 @@ pub async fn read_view(
 
     let generation = holds
         .iter()
-        .map(|hold| hold.generation)
+        .map(HoldRecord::generation)
         .chain(placements.iter().map(|(_, _, generation)| *generation))
         .max()
         .unwrap_or(0);
@@ -111,7 +102,7 @@ pub async fn read_view(
             .into_iter()
             .map(TryInto::try_into)
             .collect::<Result<_, _>>()?,
-        holds: holds.into_iter().filter_map(readable).collect(),
+        holds: holds.into_iter().filter_map(HoldRecord::readable).collect(),
         placements: placements
             .into_iter()
             .filter_map(|(pipeline, agent, _)| {
@@ -121,15 +112,6 @@ pub async fn read_view(
             .collect(),
         generation,
     })
-}
-
-/// Holds and placements can be written by hand. One that names what cannot exist is about nobody, and
-/// must not keep everybody else's from being read.
-fn readable(record: HoldRecord) -> Option<Hold> {
-    record
-        .try_into()
-        .inspect_err(|error: &CatalogError| debug!(%error, "a hold was ignored"))
-        .ok()
 }
 
 pub(crate) fn parse<T>(
@@ -230,41 +212,6 @@ impl TryFrom<AgentRecord> for AgentRow {
             started_at: row.started_at,
             last_seen_at: row.last_seen_at,
             stopped_at: row.stopped_at,
-        })
-    }
-}
-
-#[derive(FromRow)]
-struct HoldRecord {
-    agent: String,
-    kind: String,
-    actor: String,
-    reason: String,
-    operation_id: Option<Uuid>,
-    is_running: bool,
-    generation: i64,
-    created_at: OffsetDateTime,
-    expires_at: Option<OffsetDateTime>,
-}
-
-impl TryFrom<HoldRecord> for Hold {
-    type Error = CatalogError;
-
-    fn try_from(row: HoldRecord) -> Result<Self, CatalogError> {
-        let kind = match row.kind.as_str() {
-            "drain" => HoldKind::Drain,
-            "cordon" => HoldKind::Cordon,
-            other => return Err(CatalogError::inconsistent("holds", "kind", other)),
-        };
-        Ok(Self {
-            agent: parse("holds", "agent", &row.agent)?,
-            kind,
-            actor: row.actor,
-            reason: row.reason,
-            operation: row.operation_id.map(OperationId),
-            is_running: row.is_running,
-            created_at: row.created_at,
-            expires_at: row.expires_at,
         })
     }
 }

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use sqlx::{PgConnection, postgres::types::PgInterval};
-use tide_model::{AgentName, GroupName, OperationId, operation::Move};
+use tide_model::{AgentName, GroupName, OperationId, hold::DrainTerms, operation::Move};
 use uuid::Uuid;
 
-use crate::{CatalogError, error::Doing};
+use crate::{CatalogError, error::Doing, holds::Breaking};
 
 /// Who asks, and why: recorded with everything they do.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct Actor {
     pub reason: String,
 }
 
-fn interval(deadline: Option<Duration>) -> Option<PgInterval> {
+pub(crate) fn interval(deadline: Option<Duration>) -> Option<PgInterval> {
     deadline.map(|deadline| PgInterval {
         months: 0,
         days: 0,
@@ -33,31 +33,35 @@ pub async fn drain_begin(
     agent: &AgentName,
     actor: &Actor,
     deadline: Option<Duration>,
+    terms: DrainTerms,
 ) -> Result<OperationId, CatalogError> {
-    sqlx::query_scalar("-- drain_begin\nSELECT tide.drain_begin($1, $2, $3, $4, $5)")
+    sqlx::query_scalar("-- drain_begin\nSELECT tide.drain_begin($1, $2, $3, $4, $5, $6)")
         .bind(group.as_str())
         .bind(agent.as_str())
         .bind(&actor.name)
         .bind(&actor.reason)
         .bind(interval(deadline))
+        .bind(sqlx::types::Json(terms))
         .fetch_one(connection)
         .await
         .map(OperationId)
         .doing("starting the drain")
 }
 
-/// Ends every drain of an agent, running or complete.
+/// Ends the actor's drain of an agent, running or complete, or everybody's.
 pub async fn undrain(
     connection: &mut PgConnection,
     group: &GroupName,
     agent: &AgentName,
     actor: &Actor,
+    breaking: Breaking,
 ) -> Result<OperationId, CatalogError> {
-    sqlx::query_scalar("-- undrain\nSELECT tide.undrain($1, $2, $3, $4)")
+    sqlx::query_scalar("-- undrain\nSELECT tide.undrain($1, $2, $3, $4, $5)")
         .bind(group.as_str())
         .bind(agent.as_str())
         .bind(&actor.name)
         .bind(&actor.reason)
+        .bind(breaking == Breaking::Allowed)
         .fetch_one(connection)
         .await
         .map(OperationId)

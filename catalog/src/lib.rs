@@ -22,6 +22,7 @@ pub mod fleet;
 pub mod gone;
 pub mod handovers;
 pub mod heads;
+pub mod holds;
 pub mod inboxes;
 pub mod intent;
 pub mod janitor;

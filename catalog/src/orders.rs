@@ -1,13 +1,19 @@
 //! What operators want of running pipelines: pause, resume, rewind. Owners look for it whenever
 //! they look at the fleet, and are told to.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{FromRow, PgConnection};
 use tide_model::{GroupName, PipelineName, UnitName};
 use time::OffsetDateTime;
 
-use crate::{CatalogError, error::Doing, fleet::parse, intent::Actor};
+use crate::{
+    CatalogError,
+    error::Doing,
+    fleet::parse,
+    holds::Breaking,
+    intent::{Actor, interval},
+};
 
 /// What is wanted of one unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,35 +43,40 @@ pub async fn order_list(
         .collect()
 }
 
-/// Stops deliveries of a pipeline and all its shards; false if it was paused already.
+/// Stops deliveries of a pipeline and all its shards, for as long as is said; false if the actor
+/// had paused it already.
 pub async fn pipeline_pause(
     connection: &mut PgConnection,
     group: &GroupName,
     pipeline: &PipelineName,
     actor: &Actor,
+    lasting: Option<Duration>,
 ) -> Result<bool, CatalogError> {
-    sqlx::query_scalar("-- pipeline_pause\nSELECT tide.relay_pause($1, $2, $3, $4)")
+    sqlx::query_scalar("-- pipeline_pause\nSELECT tide.relay_pause($1, $2, $3, $4, $5)")
         .bind(pipeline.as_str())
         .bind(&actor.reason)
         .bind(&actor.name)
         .bind(group.as_str())
+        .bind(interval(lasting))
         .fetch_one(connection)
         .await
         .doing("pausing the pipeline")
 }
 
-/// Lets a paused pipeline go on; false if it was not paused.
+/// Ends the actor's pause of a pipeline, or everybody's; false if it was not paused.
 pub async fn pipeline_resume(
     connection: &mut PgConnection,
     group: &GroupName,
     pipeline: &PipelineName,
     actor: &Actor,
+    breaking: Breaking,
 ) -> Result<bool, CatalogError> {
-    sqlx::query_scalar("-- pipeline_resume\nSELECT tide.relay_resume($1, $2, $3, $4)")
+    sqlx::query_scalar("-- pipeline_resume\nSELECT tide.relay_resume($1, $2, $3, $4, $5)")
         .bind(pipeline.as_str())
         .bind(&actor.reason)
         .bind(&actor.name)
         .bind(group.as_str())
+        .bind(breaking == Breaking::Allowed)
         .fetch_one(connection)
         .await
         .doing("resuming the pipeline")

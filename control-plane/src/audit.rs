@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
+use tonic::{Code, Response, Status};
 use tracing::{error, warn};
 
 use crate::{
@@ -109,6 +109,32 @@ impl Audit {
     pub(crate) fn refused_agent(&self, denied: &Denied, asking: &Asking) {
         counter!(DENIED_TOTAL, "reason" => denied.reason()).increment(1);
         self.refused(Refusal::of("Report", denied, asking.address));
+    }
+
+    /// Does what a command asks, and records how that ended before it is answered.
+    pub(crate) async fn recorded<T>(
+        &self,
+        command: &Command,
+        done: impl Future<Output = Result<(T, Option<OperationId>), Status>>,
+    ) -> Result<Response<T>, Status> {
+        let (outcome, result) = match done.await {
+            Ok((response, operation)) => (
+                (Code::Ok, String::new(), operation),
+                Ok(Response::new(response)),
+            ),
+            Err(status) => {
+                let message = status.message().to_owned();
+                ((status.code(), message, None), Err(status))
+            }
+        };
+        let (code, message, operation) = outcome;
+        let outcome = Outcome {
+            code,
+            message: &message,
+            operation,
+        };
+        self.ended(command, outcome).await;
+        result
     }
 
     /// Records a command and how it ended.
@@ -253,6 +279,8 @@ fn kind(method: &str) -> &'static str {
     match method {
         "Drain" => "command.drain",
         "Undrain" => "command.undrain",
+        "SetHold" => "command.hold",
+        "LiftHold" | "RemoveHold" => "command.unhold",
         "Move" => "command.move",
         "ApplyRebalance" => "command.rebalance",
         "CancelOperation" => "command.cancel",

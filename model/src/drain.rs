@@ -53,32 +53,17 @@ impl Progress {
     }
 }
 
-/// Pipelines that would have nowhere to go if `agent` were drained. Empty means: go ahead.
-pub fn drain_obstacles(view: &DatabaseView, agent: &AgentName) -> Vec<UnitName> {
-    let bundles = view.bundles();
-    let assigned = assign(&bundles, &view.candidates(Some(agent)));
-    let mut stranded: Vec<_> = bundles
-        .iter()
-        .filter(|bundle| bundle.owner.as_ref() == Some(agent))
-        .flat_map(|bundle| &bundle.pipelines)
-        .filter(|pipeline| !assigned.contains_key(pipeline))
-        .cloned()
-        .collect();
-    stranded.sort();
-    stranded
-}
-
-/// Where draining `agent` now would send each of its pipelines.
-pub fn drain_plan(view: &DatabaseView, agent: &AgentName) -> Vec<Move> {
-    let assigned = assign(&view.bundles(), &view.candidates(Some(agent)));
+/// Where draining these agents together would send each of their pipelines now.
+pub fn drain_plan(view: &DatabaseView, agents: &[AgentName]) -> Vec<Move> {
+    let assigned = assign(&view.bundles(), &view.candidates(agents));
     view.pipelines
         .iter()
-        .filter(|row| row.owner.as_ref() == Some(agent))
+        .filter(|row| row.owner.as_ref().is_some_and(|it| agents.contains(it)))
         .filter_map(|row| {
             let to = assigned.get(&row.name)?.agent.clone();
             Some(Move {
                 pipeline: row.name.clone(),
-                from: Some(agent.clone()),
+                from: row.owner.clone(),
                 to,
                 reason: "drain".to_owned(),
             })
@@ -108,6 +93,7 @@ pub fn rebalance_plan(view: &DatabaseView) -> Vec<Move> {
                 to: wanted.agent.clone(),
                 reason: match wanted.reason {
                     Reason::Unowned => "nobody owns it".to_owned(),
+                    Reason::Pinned => "it is pinned there".to_owned(),
                     _ => format!(
                         "evens out the load of {}",
                         row.owner.as_ref().map_or("-", AgentName::as_str)

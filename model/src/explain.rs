@@ -196,6 +196,7 @@ fn waiting(
     if let Some(to) = to.filter(|to| *to != owner) {
         let why = match reason {
             Some(Reason::Placed) => "an operator placed it there",
+            Some(Reason::Pinned) => "it is pinned there",
             Some(Reason::Balanced) => "that evens out the load",
             _ => "its owner may not keep it",
         };
@@ -219,6 +220,16 @@ fn waiting(
             None,
         );
     }
+    if let Some(hold) = view.staying(name) {
+        let (kept, origin) = (hold.kind.participle(), hold.origin());
+        let because = match &hold.to {
+            Some(at) if at != owner => {
+                format!("pinned to {at}, which takes no work, {origin}; {owner} keeps it")
+            }
+            _ => format!("{kept} {origin}"),
+        };
+        return (Progress::Done, because, None);
+    }
     let because = match view.placements.get(name) {
         Some(placed) if placed == owner => "an operator placed it there".to_owned(),
         Some(placed) => {
@@ -230,7 +241,7 @@ fn waiting(
 }
 
 /// Whether an agent takes work at all.
-fn able(view: &DatabaseView, agent: &AgentRow) -> Verdict {
+pub(crate) fn able(view: &DatabaseView, agent: &AgentRow) -> Verdict {
     if !agent.alive {
         return match agent.stopped_at {
             Some(_) => judged(agent, Code::Stopped, "stopped in good order".to_owned()),
@@ -244,10 +255,7 @@ fn able(view: &DatabaseView, agent: &AgentRow) -> Verdict {
     if agent.is_stopping() {
         return judged(agent, Code::Stopped, "is about to stop".to_owned());
     }
-    let hold = |kind| {
-        let mut holds = view.holds.iter();
-        holds.find(|hold| hold.agent == agent.name && hold.kind == kind)
-    };
+    let hold = |kind| view.holds_on(&agent.name).find(|hold| hold.kind == kind);
     if let Some(drain) = hold(HoldKind::Drain) {
         return judged(agent, Code::Draining, held("drained", drain));
     }
@@ -271,11 +279,7 @@ fn able(view: &DatabaseView, agent: &AgentRow) -> Verdict {
 }
 
 fn held(how: &str, hold: &Hold) -> String {
-    let reason = match hold.reason.as_str() {
-        "" => String::new(),
-        reason => format!(": {reason}"),
-    };
-    format!("{how} by {}{reason}", hold.actor)
+    format!("{how} {}", hold.origin())
 }
 
 fn judged(agent: &AgentRow, code: Code, detail: String) -> Verdict {

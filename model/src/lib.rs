@@ -5,7 +5,7 @@
 //! who holds its lock and writes under its **epoch**. How far a pipeline got is its **cursor**. A
 //! busy pipeline may be split into **shards** by key; what has a lock, an owner and a cursor is then
 //! each shard, and **unit** says either.
-//! Operators steer with **holds** (this agent takes no work) and **placements** (this pipeline
+//! Operators steer with **holds** (this agent takes no work, this pipeline stays) and **placements** (this pipeline
 //! belongs there), and what they asked for is an **operation**.
 //!
 //! This crate does no I/O, reads no clock and never logs. It must stay that way: everything here
@@ -19,7 +19,9 @@ pub mod explain;
 pub mod fleet;
 pub mod format;
 pub mod handover;
+pub mod hold;
 pub mod name;
+pub mod obstacles;
 pub mod operation;
 pub mod pipeline;
 pub mod policy;
@@ -38,7 +40,8 @@ pub use assignment::{Assignment, Bundle, Candidate, assign};
 pub use cursor::{Cursor, Origin, Pass};
 pub use handover::HandoverKind;
 pub use name::{
-    AgentName, Epoch, GroupName, Incarnation, InvalidName, NodeId, OperationId, PipelineName,
+    AgentName, Epoch, GroupName, HoldId, Incarnation, InvalidName, NodeId, OperationId,
+    PipelineName,
 };
 pub use pipeline::{PipelineSpec, SpecError};
 pub use policy::{Policy, RateLimit};

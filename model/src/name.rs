@@ -139,3 +139,7 @@ id!(
     /// One operation that somebody asked for.
     OperationId
 );
+id!(
+    /// One hold on an agent or a pipeline.
+    HoldId
+);

@@ -54,6 +54,8 @@ pub(crate) struct Discovery {
     pub(crate) drains: Vec<OperationId>,
     /// Running drains of agents that are gone: they can record nothing themselves.
     pub(crate) bequeathed: Vec<OperationId>,
+    /// When the next hold ends: nobody tells us, and what it forbade is permitted then.
+    pub(crate) next_end: Option<Duration>,
     /// Agents that holds name and nobody knows.
     pub(crate) strangers: BTreeSet<AgentName>,
     /// Why those of ours that are assigned to others are to go.
@@ -193,14 +195,15 @@ fn digest(
     let drains = view
         .holds
         .iter()
-        .filter(|hold| hold.agent == *me && hold.kind == HoldKind::Drain)
+        .filter(|hold| hold.agent() == Some(me) && hold.kind == HoldKind::Drain)
         .filter_map(|hold| hold.operation)
         .collect();
     let alive = |name: &AgentName| view.agent(name).is_some_and(|agent| agent.alive);
     let bequeathed = view
         .holds
         .iter()
-        .filter(|hold| hold.kind == HoldKind::Drain && hold.is_running && !alive(&hold.agent))
+        .filter(|hold| hold.kind == HoldKind::Drain && hold.is_running)
+        .filter(|hold| hold.agent().is_some_and(|agent| !alive(agent)))
         .filter_map(|hold| hold.operation)
         .collect();
     let standby = if leaving {
@@ -223,12 +226,13 @@ fn digest(
         },
         may_step_in: !leaving && view.admits(me) == Admits::All,
         generation: view.generation,
+        next_end: next_end(view),
         drains,
         bequeathed,
         strangers: view
             .holds
             .iter()
-            .map(|hold| &hold.agent)
+            .filter_map(|hold| hold.agent())
             .filter(|name| view.agent(name).is_none())
             .cloned()
             .collect(),
@@ -238,6 +242,14 @@ fn digest(
         orders,
         neighbour: neighbour(view, me),
     }
+}
+
+/// How long it is, by the server's clock, until the first hold ends.
+fn next_end(view: &DatabaseView) -> Option<Duration> {
+    let ends = view.holds.iter().filter_map(|hold| hold.expires_at);
+    let until = ends.min()? - view.taken_at;
+    // A look that comes a moment too early would find it in force.
+    Some(Duration::try_from(until).unwrap_or_default() + Duration::from_millis(2))
 }
 
 fn departures(
@@ -254,8 +266,10 @@ fn departures(
         .map(|(name, assignment)| {
             let kind = match assignment.reason {
                 _ if drained => HandoverKind::Drain,
-                Reason::Placed => HandoverKind::Move,
-                Reason::Balanced | Reason::Kept | Reason::Unowned => HandoverKind::Rebalance,
+                Reason::Placed | Reason::Pinned => HandoverKind::Move,
+                Reason::Balanced | Reason::Kept | Reason::Unowned | Reason::Frozen => {
+                    HandoverKind::Rebalance
+                }
             };
             (name.clone(), kind)
         })

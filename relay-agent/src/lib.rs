@@ -211,6 +211,7 @@ fn wire(config: &Config, address: SocketAddr, lifecycle: &Lifecycle) -> (Parts, 
     let identity = Identity {
         group: config.group.clone(),
         name: config.name.clone(),
+        run: uuid::Uuid::now_v7(),
         weight: config.weight,
         hostname: config::host_name().unwrap_or_else(|_| "unknown".to_owned()),
         metrics_addr: Some(address.to_string()),

@@ -81,6 +81,8 @@ use crate::{
 pub(crate) struct Identity {
     pub(crate) group: GroupName,
     pub(crate) name: AgentName,
+    /// Of this process, through all its sessions.
+    pub(crate) run: uuid::Uuid,
     pub(crate) weight: u32,
     pub(crate) hostname: String,
     pub(crate) metrics_addr: Option<String>,
@@ -148,6 +150,7 @@ pub(crate) async fn open(
         group: identity.group.clone(),
         name: identity.name.clone(),
         incarnation,
+        run: identity.run,
         backend_pid: session.backend_pid(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         hostname: identity.hostname.clone(),

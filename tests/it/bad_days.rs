@@ -314,7 +314,7 @@ async fn an_agent_that_comes_back_under_another_name_leaves_its_holds_behind() -
     ensure!(
         view.holds
             .iter()
-            .all(|hold| hold.agent.as_str() == "relay-1")
+            .all(|hold| hold.target.as_str() == "relay-1")
     );
     proof::exactly_once(&fleet.settle_and_check().await?)
 }

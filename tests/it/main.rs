@@ -14,6 +14,7 @@ mod fencing;
 mod flow;
 mod formats;
 mod handover;
+mod holds;
 mod hot_reload;
 mod inbox;
 mod janitor;

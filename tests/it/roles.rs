@@ -6,12 +6,13 @@ use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use tide_catalog::{
+    holds::Breaking,
     intent::{Actor, MoveKind, drain_begin, move_begin, undrain},
     operations::{operation_cancel, operation_list, operation_settle},
     outboxes::{NewMessage, outbox_create, outbox_drop, outbox_publish, outbox_status},
     pipelines::{pipeline_delete, pipeline_disable, pipeline_enable, pipeline_set},
 };
-use tide_model::operation::Move;
+use tide_model::{hold::DrainTerms, operation::Move};
 use tide_sandbox::{
     http::{Behaviour, Receiver},
     postgres::{Auth, PostgresOptions},
@@ -160,7 +161,10 @@ async fn an_agent_needs_no_more_than_the_relay_role() -> Result<()> {
     let unwanted = fleet.drafts.draw("events", "k");
     publish(&mut *fleet.connection().await?, &unwanted).await?;
     fleet
-        .wait_for_sql("a pause", "SELECT EXISTS (SELECT FROM tide.pauses)")
+        .wait_for_sql(
+            "a pause",
+            "SELECT EXISTS (SELECT FROM tide.holds WHERE kind = 'pause')",
+        )
         .await?;
     sqlx::query("SELECT tide.relay_resume('hook')")
         .execute(fleet.pool())
@@ -231,8 +235,9 @@ async fn an_administrator_can_manage_everything_but_not_rewrite_history() -> Res
         name: "alice".to_owned(),
         reason: "maintenance".to_owned(),
     };
+    let plain = DrainTerms::default();
     fleet.wait_until_running().await?;
-    let drain = drain_begin(&mut alice, &group, &agent, &actor, None).await?;
+    let drain = drain_begin(&mut alice, &group, &agent, &actor, None, plain).await?;
     operation_settle(&mut bob, drain).await?;
     operation_cancel(&mut bob, drain, "bob").await?;
     let moves = [Move {
@@ -243,9 +248,9 @@ async fn an_administrator_can_manage_everything_but_not_rewrite_history() -> Res
     }];
     let operation = move_begin(&mut alice, &group, &moves, MoveKind::Move, &actor, None).await?;
     fleet.succeeded(operation).await?;
-    let drain = drain_begin(&mut alice, &group, &agent, &actor, None).await?;
+    let drain = drain_begin(&mut alice, &group, &agent, &actor, None, plain).await?;
     fleet.succeeded(drain).await?;
-    undrain(&mut bob, &group, &agent, &actor).await?;
+    undrain(&mut bob, &group, &agent, &actor, Breaking::Never).await?;
     ensure!(operation_list(&mut bob, &group, 10, None).await?.len() == 4);
     // THEN the other can go on with what the first has made, and drop it
     pipeline_delete(&mut bob, "hers").await?;

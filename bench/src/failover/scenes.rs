@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rand::RngExt as _;
-use tide_catalog::intent::{Actor, MoveKind, drain_begin, move_begin, undrain};
-use tide_model::operation::Move;
+use tide_catalog::{
+    holds::Breaking,
+    intent::{Actor, MoveKind, drain_begin, move_begin, undrain},
+};
+use tide_model::{hold::DrainTerms, operation::Move};
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
@@ -274,13 +277,28 @@ impl Stage<'_> {
     async fn drain(&self, agent: &str) -> Result<()> {
         let mut connection = self.rig.pool.acquire().await?;
         let (group, agent) = (GROUP.parse()?, agent.parse()?);
-        drain_begin(&mut connection, &group, &agent, &actor(), None).await?;
+        drain_begin(
+            &mut connection,
+            &group,
+            &agent,
+            &actor(),
+            None,
+            DrainTerms::default(),
+        )
+        .await?;
         Ok(())
     }
 
     async fn undrain(&self, agent: &str) -> Result<()> {
         let mut connection = self.rig.pool.acquire().await?;
-        undrain(&mut connection, &GROUP.parse()?, &agent.parse()?, &actor()).await?;
+        undrain(
+            &mut connection,
+            &GROUP.parse()?,
+            &agent.parse()?,
+            &actor(),
+            Breaking::Never,
+        )
+        .await?;
         Ok(())
     }
 

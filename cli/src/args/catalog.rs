@@ -7,7 +7,11 @@ use tide_model::{AgentName, PipelineName, UnitName};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{duration, moment};
+use super::{
+    duration,
+    hold::{FreezeArgs, PinArgs, UnholdArgs},
+    moment,
+};
 
 /// Arguments of `migrate`.
 #[derive(Debug, Args)]
@@ -130,15 +134,20 @@ pub enum PipelineCommand {
         /// Shown wherever the pipeline is
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
+        /// It goes on by itself after this long
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse_positive)]
+        lasting: Option<Duration>,
     },
-    /// Let a paused pipeline go on where it was
-    Resume {
-        /// Its name
-        name: PipelineName,
-        /// Recorded in the audit
-        #[arg(long, default_value = "", hide_default_value = true)]
-        reason: String,
-    },
+    /// End your pause: the pipeline goes on where it was, unless others have paused it too
+    Resume(UnholdArgs),
+    /// Keep a pipeline at one agent, for as long as that one can run it
+    Pin(PinArgs),
+    /// End your pin of a pipeline
+    Unpin(UnholdArgs),
+    /// Keep a pipeline where it is, for as long as its owner can run it
+    Freeze(FreezeArgs),
+    /// End your freeze of a pipeline
+    Unfreeze(UnholdArgs),
     /// Deliver again what was delivered after a message or a time
     Rewind(RewindArgs),
     /// Show what would become of the newest messages, and send nothing

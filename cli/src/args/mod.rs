@@ -9,6 +9,7 @@ mod doctor;
 pub mod duration;
 mod fleet;
 mod global;
+mod hold;
 mod letters;
 mod locks;
 pub mod moment;
@@ -25,6 +26,10 @@ pub use self::{
     doctor::{DoctorArgs, Part},
     fleet::{AgentCommand, EventsArgs, ExplainArgs, FleetCommand},
     global::{DEFAULT_CONTROL_PLANE, DEFAULT_GROUP, GlobalArgs, OutputFormat, SourceChoice, Typed},
+    hold::{
+        CordonArgs, FreezeArgs, HoldCommand, LiftArgs, PinArgs, RemoveHoldArgs, SetArgs,
+        UncordonArgs, UnholdArgs,
+    },
     letters::{DiscardArgs, DlqCommand, FilterArgs, ReplayArgs},
     locks::{LocksCommand, ReleaseArgs},
     operation::{
@@ -81,6 +86,13 @@ pub enum Command {
     Drain(DrainArgs),
     /// Let a drained or draining agent work again
     Undrain(UndrainArgs),
+    /// Let an agent keep what it has and take nothing more
+    Cordon(CordonArgs),
+    /// End your cordon of an agent
+    Uncordon(UncordonArgs),
+    /// List holds on agents and pipelines, and take them away
+    #[command(subcommand)]
+    Hold(HoldCommand),
     /// Even out the load
     #[command(subcommand)]
     Rebalance(RebalanceCommand),

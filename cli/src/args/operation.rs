@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
-use tide_model::{AgentName, OperationId, UnitName};
+use clap::{Args, Subcommand, ValueEnum};
+use tide_model::{
+    AgentName, OperationId, UnitName,
+    hold::{DrainMode, DrainTerms, OnDeadline},
+};
 
-use super::duration;
+use super::{duration, hold::LiftArgs};
 
 /// Arguments of `drain`.
 #[derive(Debug, Args)]
 pub struct DrainArgs {
-    /// The agent
-    pub agent: AgentName,
+    /// The agents; several are judged and emptied together
+    #[arg(value_name = "AGENT", required = true)]
+    pub agents: Vec<AgentName>,
     /// What for; shown with the hold and recorded
     #[arg(
         long,
@@ -20,10 +24,25 @@ pub struct DrainArgs {
         hide_default_value = true
     )]
     pub reason: String,
+    /// What comes afterwards
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = Mode::Evacuate)]
+    pub mode: Mode,
     /// Give up after this long; the hold stays
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
     pub deadline: Option<Duration>,
-    /// Drain even if some pipelines have nowhere to go
+    /// What becomes of what is left at the deadline
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value_t = AtDeadline::Keep,
+        requires = "deadline"
+    )]
+    pub on_deadline: AtDeadline,
+    /// Hand over at most so many pipelines at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pace: Option<u32>,
+    /// Drain even if some pipelines have nowhere to go, or are to stay
     #[arg(long)]
     pub force: bool,
     /// Only say where each pipeline would go
@@ -34,19 +53,52 @@ pub struct DrainArgs {
     pub wait: WaitArgs,
 }
 
+/// What comes after a drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// The agent comes back: the hold ends when it is started again, and its share returns
+    Restart,
+    /// It stays empty until it is undrained
+    Evacuate,
+    /// It ends by itself once it is empty, and is forgotten
+    Remove,
+}
+
+/// What becomes of what is left at the deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AtDeadline {
+    /// The drain has failed, and the agent goes on giving away
+    Keep,
+    /// What is on the wire is given up, and may come twice
+    Force,
+}
+
+impl DrainArgs {
+    /// How the agents are drained.
+    pub fn terms(&self) -> DrainTerms {
+        DrainTerms {
+            mode: match self.mode {
+                Mode::Restart => DrainMode::Restart,
+                Mode::Evacuate => DrainMode::Evacuate,
+                Mode::Remove => DrainMode::Remove,
+            },
+            on_deadline: match self.on_deadline {
+                AtDeadline::Keep => OnDeadline::Keep,
+                AtDeadline::Force => OnDeadline::Force,
+            },
+            pace: self.pace,
+        }
+    }
+}
+
 /// Arguments of `undrain`.
 #[derive(Debug, Args)]
 pub struct UndrainArgs {
     /// The agent
     pub agent: AgentName,
-    /// What for; recorded
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub reason: String,
+    /// Whether to break others'.
+    #[command(flatten)]
+    pub lift: LiftArgs,
 }
 
 /// Arguments of `move`.

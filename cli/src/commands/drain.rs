@@ -13,7 +13,7 @@ use crate::{
     exit::Exit,
     follow::{Follow, Verdict, follow, goes_on, subject},
     output::{humanize::counted, views},
-    source::{self, Intent, OperationView, Source, StartedDrain, Stranding},
+    source::{self, Drain, Intent, OperationView, Source, StartedDrain, Stranding},
 };
 
 pub(super) async fn drain(context: &Context, args: DrainArgs) -> Result<Exit, CliError> {
@@ -25,29 +25,61 @@ pub(super) async fn drain(context: &Context, args: DrainArgs) -> Result<Exit, Cl
     };
     let intent = Intent {
         actor: context.settings.actor.clone(),
-        reason: args.reason,
+        reason: args.reason.clone(),
         deadline: args.deadline,
     };
-    if args.plan {
-        let plan = source.drain_plan(&args.agent, &intent, stranding).await?;
-        return show_plan(context, &args.agent, &plan);
+    let drains: Vec<Drain> = args
+        .agents
+        .iter()
+        .map(|agent| Drain {
+            agent: agent.clone(),
+            together_with: args.agents.clone(),
+            stranding,
+            terms: args.terms(),
+        })
+        .collect();
+    // All or none: the first would be on its way when the second is refused.
+    let mut planned = Vec::new();
+    if args.plan || drains.len() > 1 {
+        for drain in &drains {
+            planned.push(source.drain_plan(drain, &intent).await?);
+        }
     }
-    let StartedDrain { operation, plan } = source.drain(&args.agent, &intent, stranding).await?;
-    context.screen.say(summary(&args.agent, &plan));
-    finish(context, &mut source, operation, &plan, &args.wait).await
+    if args.plan {
+        return show_plan(context, &args.agents, &planned.concat());
+    }
+    let mut started = Vec::new();
+    for drain in &drains {
+        let begun = source.drain(drain, &intent).await?;
+        context.screen.say(summary(&drain.agent, &begun.plan));
+        started.push(begun);
+    }
+    let mut worst = Exit::Done;
+    for StartedDrain { operation, plan } in started {
+        let exit = finish(context, &mut source, operation, &plan, &args.wait).await?;
+        if exit != Exit::Done {
+            worst = exit;
+        }
+    }
+    Ok(worst)
 }
 
 pub(super) async fn undrain(context: &Context, args: UndrainArgs) -> Result<Exit, CliError> {
     let mut source = source::connect(context).await?;
     let intent = Intent {
         actor: context.settings.actor.clone(),
-        reason: args.reason,
+        reason: args.lift.reason,
         deadline: None,
     };
-    let operation = source.undrain(&args.agent, &intent).await?;
-    context
-        .screen
-        .show(&operation, |_| format!("{} takes work again", args.agent))?;
+    let breaking = args.lift.breaking.into();
+    let operation = source.undrain(&args.agent, breaking, &intent).await?;
+    context.screen.show(&operation, |_| {
+        let outcome = operation.outcome.as_deref().unwrap_or("takes work again");
+        match outcome.strip_prefix("still held: ") {
+            None => format!("{} takes work again", args.agent),
+            Some(others) => format!("{} is still held: {others}", args.agent),
+        }
+    })?;
     Ok(Exit::Done)
 }
 
@@ -85,17 +117,26 @@ pub(super) async fn finish(
         .show(context)
 }
 
-fn show_plan(context: &Context, agent: &AgentName, plan: &[Move]) -> Result<Exit, CliError> {
-    context.screen.say(summary(agent, plan));
-    context
-        .screen
-        .show(&json!({"agent": agent, "moves": plan}), |style| {
-            if plan.is_empty() {
-                String::new()
-            } else {
-                views::moves(style, plan)
-            }
-        })?;
+fn show_plan(context: &Context, agents: &[AgentName], plan: &[Move]) -> Result<Exit, CliError> {
+    for agent in agents {
+        let its: Vec<Move> = plan
+            .iter()
+            .filter(|planned| planned.from.as_ref() == Some(agent))
+            .cloned()
+            .collect();
+        context.screen.say(summary(agent, &its));
+    }
+    let data = match agents {
+        [agent] => json!({"agent": agent, "moves": plan}),
+        agents => json!({"agents": agents, "moves": plan}),
+    };
+    context.screen.show(&data, |style| {
+        if plan.is_empty() {
+            String::new()
+        } else {
+            views::moves(style, plan)
+        }
+    })?;
     Ok(Exit::Done)
 }
 

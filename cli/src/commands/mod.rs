@@ -11,6 +11,7 @@ mod drain;
 mod events;
 mod explain;
 mod fleet;
+mod hold;
 mod inbox;
 mod locks;
 mod migrate;
@@ -43,6 +44,9 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Cli
         Command::Agent(command) => agent::run(context, command).await,
         Command::Drain(args) => drain::drain(context, args).await,
         Command::Undrain(args) => drain::undrain(context, args).await,
+        Command::Cordon(args) => hold::cordon(context, args).await,
+        Command::Uncordon(args) => hold::uncordon(context, args).await,
+        Command::Hold(command) => hold::run(context, command).await,
         Command::Rebalance(command) => rebalance::run(context, command).await,
         Command::Move(args) => moves::run(context, args).await,
         Command::Operation(command) => operation::run(context, command).await,

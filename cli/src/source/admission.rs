@@ -6,14 +6,12 @@ use tide_model::{
     assignment::Admits,
     drain,
     fleet::{DatabaseView, HoldKind},
+    obstacles::drain_obstacles,
     operation::Move,
 };
 
-use super::Stranding;
-use crate::{
-    error::CliError,
-    output::humanize::{counted, listed},
-};
+use super::{Drain, Stranding};
+use crate::error::CliError;
 
 /// Advice where there is no agent at all.
 pub(super) const NO_AGENT: &str = "there is no agent yet; start tide-agent";
@@ -21,28 +19,25 @@ pub(super) const NO_AGENT: &str = "there is no agent yet; start tide-agent";
 pub(super) const NO_PIPELINE: &str = "create one with: tidectl pipeline apply -f FILE";
 
 /// Where a drain would send each pipeline, if it may begin. One that has begun was let through
-/// once: asking again only finds it.
-pub(super) fn drainable(
-    view: &DatabaseView,
-    agent: &AgentName,
-    stranding: Stranding,
-) -> Result<Vec<Move>, CliError> {
-    known_agent(view, agent)?;
-    let mut holds = view.holds.iter();
-    let begun = holds.any(|hold| hold.agent == *agent && hold.kind == HoldKind::Drain);
-    let stranded = drain::drain_obstacles(view, agent);
-    if stranding == Stranding::Refuse && !begun && !stranded.is_empty() {
-        let names: Vec<&str> = stranded.iter().map(UnitName::as_str).collect();
+/// once: asking again only joins it.
+pub(super) fn drainable(view: &DatabaseView, drain: &Drain) -> Result<Vec<Move>, CliError> {
+    let agents = drain.agents();
+    for agent in &agents {
+        known_agent(view, agent)?;
+    }
+    let begun = view
+        .holds_on(&drain.agent)
+        .any(|hold| hold.kind == HoldKind::Drain);
+    let obstacles = drain_obstacles(view, &agents);
+    if drain.stranding == Stranding::Refuse && !begun && !obstacles.is_empty() {
         return Err(CliError::Blocked {
-            message: format!(
-                "draining {agent} would leave {} without an agent: {}",
-                counted(names.len(), "pipeline"),
-                listed(&names)
-            ),
-            hint: "start another agent first, or drain all the same with --force".into(),
+            message: obstacles.to_string(),
+            hint: obstacles.hint(),
         });
     }
-    Ok(drain::drain_plan(view, agent))
+    let mut plan = drain::drain_plan(view, &agents);
+    plan.retain(|planned| planned.from.as_ref() == Some(&drain.agent));
+    Ok(plan)
 }
 
 /// The move of a pipeline to an agent, if it may begin.
@@ -72,6 +67,15 @@ pub(super) fn movable(
         return blocked(
             format!("agent {to} is not running"),
             "start it, or choose another agent: tidectl agent list".into(),
+        );
+    }
+    if let Some(hold) = view.staying(&row.name)
+        && hold.to.as_ref() != Some(to)
+    {
+        let (kept, origin) = (hold.kind.participle(), hold.origin());
+        return blocked(
+            format!("pipeline {pipeline} is {kept} {origin}"),
+            format!("ask its owner, or: tidectl hold remove {} --break", hold.id),
         );
     }
     match view.admits(to) {
@@ -109,6 +113,9 @@ pub(super) fn is_fresh(view: &DatabaseView, planned: &Move) -> bool {
         && planned.from.as_ref() != Some(&planned.to)
         && is_alive(view, &planned.to)
         && view.admits(&planned.to) == Admits::All
+        && view
+            .staying(&planned.pipeline)
+            .is_none_or(|hold| hold.to.as_ref() == Some(&planned.to))
 }
 
 fn is_alive(view: &DatabaseView, agent: &AgentName) -> bool {
@@ -122,6 +129,7 @@ mod tests {
     use tide_model::{
         Incarnation,
         fleet::{AgentRow, Hold, PipelineRow},
+        hold::HoldTarget,
     };
     use time::OffsetDateTime;
 
@@ -177,7 +185,11 @@ mod tests {
 
     fn hold(view: &mut DatabaseView, agent: &str, kind: HoldKind) {
         view.holds.push(Hold {
-            agent: agent.parse().unwrap(),
+            id: tide_model::HoldId(uuid::Uuid::nil()),
+            name: "ana".to_owned(),
+            target: HoldTarget::Agent(agent.parse().unwrap()),
+            to: None,
+            drain: None,
             kind,
             actor: "ana".to_owned(),
             reason: String::new(),
@@ -189,7 +201,7 @@ mod tests {
     }
 
     fn drain(view: &DatabaseView, stranding: Stranding) -> Result<usize, Exit> {
-        drainable(view, &"relay-1".parse().unwrap(), stranding)
+        drainable(view, &Drain::of("relay-1".parse().unwrap(), stranding))
             .map(|plan| plan.len())
             .map_err(|error| error.exit())
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tide_catalog::holds::Breaking;
 use tide_model::{
     AgentName, OperationId, UnitName,
     fleet::{AgentView, FleetView, PipelineView},
@@ -11,7 +12,7 @@ use tide_proto::{
     convert::from_duration,
     fleet::v1::{
         self as wire, fleet_service_client::FleetServiceClient,
-        operation_service_client::OperationServiceClient,
+        hold_service_client::HoldServiceClient, operation_service_client::OperationServiceClient,
     },
 };
 use tokio::time::timeout;
@@ -21,8 +22,8 @@ use tonic::{
 };
 
 use super::{
-    FleetWatch, Intent, OperationView, OperationWatch, StartedDrain, StartedRebalance, Stranding,
-    refusal,
+    Drain, FleetWatch, Intent, OperationView, OperationWatch, StartedDrain, StartedRebalance,
+    Stranding, refusal,
     rpc::{answer, converted, label, present, silent},
 };
 use crate::{
@@ -41,14 +42,15 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 /// A control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
-    label: String,
-    deadline: Duration,
+    pub(super) label: String,
+    pub(super) deadline: Duration,
+    pub(super) holds: HoldServiceClient<Asker>,
     fleet: FleetServiceClient<Asker>,
     operations: OperationServiceClient<Asker>,
 }
 
 /// Says with every call who asks.
-type Asker = InterceptedService<Channel, Bearer>;
+pub(super) type Asker = InterceptedService<Channel, Bearer>;
 
 impl ControlPlane {
     /// Connects within `deadline`, which also bounds every later answer.
@@ -73,9 +75,11 @@ impl ControlPlane {
             Err(_) => return Err(silent(&label, deadline)),
         };
         let fleet = FleetServiceClient::with_interceptor(channel.clone(), bearer.clone());
+        let holds = HoldServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let operations = OperationServiceClient::with_interceptor(channel, bearer);
         Ok(Self {
             fleet: fleet.max_decoding_message_size(LARGEST_MESSAGE),
+            holds: holds.max_decoding_message_size(LARGEST_MESSAGE),
             operations: operations.max_decoding_message_size(LARGEST_MESSAGE),
             label,
             deadline,
@@ -176,13 +180,12 @@ impl ControlPlane {
 
     pub(super) async fn drain_plan(
         &mut self,
-        agent: &AgentName,
+        drain: &Drain,
         intent: &Intent,
-        stranding: Stranding,
     ) -> Result<Vec<Move>, CliError> {
         let call = self.operations.drain(wire::DrainRequest {
             validate_only: true,
-            ..drain_request(agent, intent, stranding)
+            ..drain_request(drain, intent)
         });
         let answered = answer(&self.label, self.deadline, call).await?;
         converted(answered.plan)
@@ -190,13 +193,10 @@ impl ControlPlane {
 
     pub(super) async fn drain(
         &mut self,
-        agent: &AgentName,
+        drain: &Drain,
         intent: &Intent,
-        stranding: Stranding,
     ) -> Result<StartedDrain, CliError> {
-        let call = self
-            .operations
-            .drain(drain_request(agent, intent, stranding));
+        let call = self.operations.drain(drain_request(drain, intent));
         let answered = answer(&self.label, self.deadline, call).await?;
         Ok(StartedDrain {
             operation: present("operation", answered.operation)?.try_into()?,
@@ -207,12 +207,14 @@ impl ControlPlane {
     pub(super) async fn undrain(
         &mut self,
         agent: &AgentName,
+        breaking: Breaking,
         intent: &Intent,
     ) -> Result<Operation, CliError> {
         let call = self.operations.undrain(wire::UndrainRequest {
             agent: agent.to_string(),
             actor: intent.actor.clone(),
             reason: intent.reason.clone(),
+            breaking: breaking == Breaking::Allowed,
         });
         let answered = answer(&self.label, self.deadline, call).await?;
         Ok(present("operation", answered.operation)?.try_into()?)
@@ -316,14 +318,20 @@ impl ControlPlane {
     }
 }
 
-fn drain_request(agent: &AgentName, intent: &Intent, stranding: Stranding) -> wire::DrainRequest {
+fn drain_request(drain: &Drain, intent: &Intent) -> wire::DrainRequest {
     wire::DrainRequest {
-        agent: agent.to_string(),
+        agent: drain.agent.to_string(),
         actor: intent.actor.clone(),
         reason: intent.reason.clone(),
         deadline: intent.deadline.map(from_duration),
-        force: stranding == Stranding::Accept,
+        force: drain.stranding == Stranding::Accept,
         validate_only: false,
+        terms: Some(drain.terms.into()),
+        together_with: drain
+            .together_with
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     }
 }
 

@@ -7,6 +7,7 @@ use sqlx::Connection as _;
 use tide_catalog::{
     CatalogError, PgConnection,
     fleet::{Lag, database_view, read_view},
+    holds::Breaking,
     intent::{self, Actor, MoveKind},
     operations,
 };
@@ -17,7 +18,7 @@ use tide_model::{
 };
 
 use super::{
-    Intent, OperationView, Session, StartedDrain, StartedRebalance, Stranding,
+    Drain, Intent, OperationView, Session, StartedDrain, StartedRebalance,
     admission::{NO_AGENT, NO_PIPELINE, drainable, is_fresh, movable},
 };
 use crate::error::CliError;
@@ -25,8 +26,8 @@ use crate::error::CliError;
 /// One group, read from the catalog.
 #[derive(Debug)]
 pub struct Database {
-    session: Session,
-    group: GroupName,
+    pub(super) session: Session,
+    pub(super) group: GroupName,
     instead_of: Option<String>,
 }
 
@@ -107,32 +108,28 @@ impl Database {
         })
     }
 
-    pub(super) async fn drain_plan(
-        &mut self,
-        agent: &AgentName,
-        stranding: Stranding,
-    ) -> Result<Vec<Move>, CliError> {
+    pub(super) async fn drain_plan(&mut self, drain: &Drain) -> Result<Vec<Move>, CliError> {
         let group = self.group.clone();
         let plan = async |connection: &mut PgConnection| {
             let view = read_view(connection, &group, Lag::Skip).await?;
-            drainable(&view, agent, stranding)
+            drainable(&view, drain)
         };
         self.session.run(plan).await
     }
 
     pub(super) async fn drain(
         &mut self,
-        agent: &AgentName,
+        drain: &Drain,
         intent: &Intent,
-        stranding: Stranding,
     ) -> Result<StartedDrain, CliError> {
         let group = self.group.clone();
         let start = async |connection: &mut PgConnection| {
             let view = read_view(connection, &group, Lag::Skip).await?;
-            let plan = drainable(&view, agent, stranding)?;
+            let plan = drainable(&view, drain)?;
+            let (agent, terms) = (&drain.agent, drain.terms);
+            let (actor, deadline) = (actor(intent), intent.deadline);
             let id =
-                intent::drain_begin(connection, &group, agent, &actor(intent), intent.deadline)
-                    .await?;
+                intent::drain_begin(connection, &group, agent, &actor, deadline, terms).await?;
             let operation = operations::operation_settle(connection, id).await?;
             Ok(StartedDrain { operation, plan })
         };
@@ -142,11 +139,12 @@ impl Database {
     pub(super) async fn undrain(
         &mut self,
         agent: &AgentName,
+        breaking: Breaking,
         intent: &Intent,
     ) -> Result<Operation, CliError> {
         let group = self.group.clone();
         let undrain = async |connection: &mut PgConnection| {
-            let id = intent::undrain(connection, &group, agent, &actor(intent)).await?;
+            let id = intent::undrain(connection, &group, agent, &actor(intent), breaking).await?;
             Ok(operations::operation_settle(connection, id).await?)
         };
         self.session.run(undrain).await
@@ -247,7 +245,7 @@ impl Database {
     }
 }
 
-fn actor(intent: &Intent) -> Actor {
+pub(super) fn actor(intent: &Intent) -> Actor {
     Actor {
         name: intent.actor.clone(),
         reason: intent.reason.clone(),

@@ -8,6 +8,7 @@ mod admission;
 mod connect;
 mod control_plane;
 mod database;
+mod holds;
 mod refusal;
 mod rpc;
 mod session;
@@ -16,10 +17,12 @@ mod watch;
 use std::time::Duration;
 
 use serde::Serialize;
+use tide_catalog::holds::{Breaking, HoldTerms, NewHold};
 use tide_model::{
-    AgentName, OperationId, UnitName,
+    AgentName, HoldId, OperationId, UnitName,
     drain::Step,
-    fleet::{AgentView, FleetView, PipelineView},
+    fleet::{AgentView, FleetView, Hold, HoldKind, PipelineView},
+    hold::{DrainTerms, HoldTarget},
     operation::{Move, Operation},
 };
 
@@ -59,6 +62,40 @@ pub enum Stranding {
     Refuse,
     /// Drain all the same.
     Accept,
+}
+
+/// A drain that is asked for.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    /// The agent.
+    pub agent: AgentName,
+    /// Others that are drained in the same breath.
+    pub together_with: Vec<AgentName>,
+    /// What to do about pipelines that would have nowhere to go, or are to stay.
+    pub stranding: Stranding,
+    /// How.
+    pub terms: DrainTerms,
+}
+
+impl Drain {
+    /// A plain one.
+    pub fn of(agent: AgentName, stranding: Stranding) -> Self {
+        Self {
+            agent,
+            together_with: Vec::new(),
+            stranding,
+            terms: DrainTerms::default(),
+        }
+    }
+
+    /// All agents that are drained.
+    pub(super) fn agents(&self) -> Vec<AgentName> {
+        let others = self.together_with.iter().filter(|it| **it != self.agent);
+        std::iter::once(&self.agent)
+            .chain(others)
+            .cloned()
+            .collect()
+    }
 }
 
 /// A drain that runs, and where its pipelines were going when it was asked for.
@@ -157,33 +194,68 @@ impl Source {
     /// Where a drain would send each pipeline; refused as the drain would be. Changes nothing.
     pub async fn drain_plan(
         &mut self,
-        agent: &AgentName,
+        drain: &Drain,
         intent: &Intent,
-        stranding: Stranding,
     ) -> Result<Vec<Move>, CliError> {
         match self {
-            Self::ControlPlane(it) => it.drain_plan(agent, intent, stranding).await,
-            Self::Database(it) => it.drain_plan(agent, stranding).await,
+            Self::ControlPlane(it) => it.drain_plan(drain, intent).await,
+            Self::Database(it) => it.drain_plan(drain).await,
         }
     }
 
-    /// Empties an agent. A drain that runs already is returned as it is.
+    /// Empties an agent. A drain that runs already is joined.
     pub async fn drain(
         &mut self,
-        agent: &AgentName,
+        drain: &Drain,
         intent: &Intent,
-        stranding: Stranding,
     ) -> Result<StartedDrain, CliError> {
-        ask!(self, it => it.drain(agent, intent, stranding))
+        ask!(self, it => it.drain(drain, intent))
     }
 
     /// Lets an agent work again.
     pub async fn undrain(
         &mut self,
         agent: &AgentName,
+        breaking: Breaking,
         intent: &Intent,
     ) -> Result<Operation, CliError> {
-        ask!(self, it => it.undrain(agent, intent))
+        ask!(self, it => it.undrain(agent, breaking, intent))
+    }
+
+    /// Every hold that is in force, oldest first.
+    pub async fn holds(&mut self) -> Result<Vec<Hold>, CliError> {
+        ask!(self, it => it.holds())
+    }
+
+    /// Sets a hold, or renews the one of its kind, target and name.
+    pub async fn hold_set(
+        &mut self,
+        hold: &NewHold,
+        terms: &HoldTerms,
+        intent: &Intent,
+    ) -> Result<Hold, CliError> {
+        ask!(self, it => it.hold_set(hold, terms, intent))
+    }
+
+    /// Ends the actor's holds of a kind on a target, or everybody's; says how many there were.
+    pub async fn hold_lift(
+        &mut self,
+        kind: HoldKind,
+        target: &HoldTarget,
+        breaking: Breaking,
+        intent: &Intent,
+    ) -> Result<u32, CliError> {
+        ask!(self, it => it.hold_lift(kind, target, breaking, intent))
+    }
+
+    /// Takes one hold away.
+    pub async fn hold_remove(
+        &mut self,
+        id: HoldId,
+        breaking: Breaking,
+        intent: &Intent,
+    ) -> Result<Hold, CliError> {
+        ask!(self, it => it.hold_remove(id, breaking, intent))
     }
 
     /// Brings one pipeline to an agent.

@@ -35,6 +35,7 @@ impl StandIn {
             group: group.clone(),
             name: name.clone(),
             incarnation,
+            run: Uuid::new_v4(),
             backend_pid: session.backend_pid(),
             version: "0.1.0".to_owned(),
             hostname: "node-1".to_owned(),

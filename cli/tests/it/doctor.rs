@@ -108,7 +108,7 @@ async fn what_is_in_the_way_is_named_with_what_to_do() {
     assert!(status == "fail", "{detail}");
     let (status, detail, _) = said("holds");
     assert!(
-        status == "warn" && detail.contains("relay-9 by ana"),
+        status == "warn" && detail.contains("relay-9 cordoned by ana"),
         "{detail}"
     );
     let (status, detail, _) = said("settings.durability");

@@ -10,13 +10,20 @@ async fn a_pause_is_set_once_and_lifted_once() {
     ];
     assert_eq!(fixture.ok(&pause).await, "paused orders\n");
     assert_eq!(fixture.ok(&pause).await, "orders was paused already\n");
-    let (actor, reason): (String, String) =
-        sqlx::query_as("SELECT actor, reason FROM tide.pauses WHERE pipeline = 'orders'")
-            .fetch_one(&mut fixture.connection().await)
-            .await
-            .unwrap();
+    let (actor, reason): (String, String) = sqlx::query_as(
+        "SELECT actor, reason FROM tide.holds WHERE kind = 'pause' AND pipeline = 'orders'",
+    )
+    .fetch_one(&mut fixture.connection().await)
+    .await
+    .unwrap();
     assert_eq!((actor.as_str(), reason.as_str()), ("ana", "repair"));
-    let resumed = fixture.json(&["pipeline", "resume", "orders"]).await;
+    // Somebody else's pause is not ended in passing.
+    let refused = fixture.run(&["pipeline", "resume", "orders"]).await;
+    refused
+        .expect(6)
+        .says("the pause of orders belongs to ana: repair");
+    let resume = ["pipeline", "resume", "orders", "--actor", "ana"];
+    let resumed = fixture.json(&resume).await;
     assert_eq!(
         resumed,
         json!({"name": "orders", "paused": false, "changed": true})

@@ -26,6 +26,7 @@ pub(crate) enum Needs {
 const AGENT: &str = "tide.agent.v1.AgentService";
 const FLEET: &str = "tide.fleet.v1.FleetService";
 const OPERATION: &str = "tide.fleet.v1.OperationService";
+const HOLD: &str = "tide.fleet.v1.HoldService";
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
@@ -42,7 +43,7 @@ const LOOK: Needs = Needs::Reading(Role::Viewer);
 const CHANGE: Needs = Needs::Command(Role::Operator);
 
 /// Every method that is served.
-pub(crate) const METHODS: [Method; 20] = [
+pub(crate) const METHODS: [Method; 24] = [
     row(AGENT, "Report", Needs::Reading(Role::Agent)),
     row(FLEET, "GetFleet", LOOK),
     row(FLEET, "ListAgents", LOOK),
@@ -52,6 +53,10 @@ pub(crate) const METHODS: [Method; 20] = [
     row(FLEET, "WatchFleet", LOOK),
     row(OPERATION, "Drain", CHANGE),
     row(OPERATION, "Undrain", CHANGE),
+    row(HOLD, "SetHold", CHANGE),
+    row(HOLD, "LiftHold", CHANGE),
+    row(HOLD, "RemoveHold", CHANGE),
+    row(HOLD, "ListHolds", LOOK),
     row(OPERATION, "Move", CHANGE),
     row(OPERATION, "PlanRebalance", LOOK),
     row(OPERATION, "ApplyRebalance", CHANGE),

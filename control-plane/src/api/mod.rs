@@ -1,7 +1,7 @@
 //! Tide's services over gRPC. Adapters only: parse, call, convert. Decisions about the fleet are
 //! made in [`crate::operations`] and [`crate::fleet`].
 //!
-//! - `agent`, `fleet`, `operation`: one file a service.
+//! - `agent`, `fleet`, `hold`, `operation`: one file a service.
 //! - `status`: the only place where an error becomes a `Status`, with its hint.
 //! - `page`, `request`: page tokens, and fields that several requests share.
 //! - `stream`: what answers that go on have in common; each ends when the process does.
@@ -12,6 +12,7 @@ mod accept;
 mod agent;
 mod fleet;
 mod guard;
+mod hold;
 mod observe;
 mod operation;
 mod page;

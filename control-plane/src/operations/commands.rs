@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use tide_catalog::{
     CatalogError,
+    holds::Breaking,
     intent::{self, Actor, MoveKind},
     operations,
 };
 use tide_model::{
     AgentName, OperationId, UnitName,
     assignment::Admits,
-    drain::{Step, drain_obstacles, drain_plan, rebalance_plan, steps},
+    drain::{Step, drain_plan, rebalance_plan, steps},
     fleet::{DatabaseView, HoldKind},
+    hold::DrainTerms,
+    obstacles::drain_obstacles,
     operation::{Move, Operation, OperationState},
 };
 use time::OffsetDateTime;
@@ -31,18 +34,28 @@ use crate::{
 /// Carries out what operators ask. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Commands {
-    database: Database,
-    fleet: FleetHandle,
+    pub(super) database: Database,
+    pub(super) fleet: FleetHandle,
     leadership: Leadership,
 }
 
 /// What to do if a drain would leave pipelines without an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Obstacles {
+pub(crate) enum OnObstacles {
     /// Refuse the drain.
     Refuse,
     /// Drain all the same.
     Accept,
+}
+
+/// A drain that is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Drain {
+    pub(crate) agent: AgentName,
+    /// Others that are drained in the same breath.
+    pub(crate) together_with: Vec<AgentName>,
+    pub(crate) obstacles: OnObstacles,
+    pub(crate) terms: DrainTerms,
 }
 
 impl Commands {
@@ -56,28 +69,30 @@ impl Commands {
     }
 
     /// Where a drain would send each pipeline; refused as the drain itself would be.
-    pub(crate) async fn drain_plan(
-        &self,
-        agent: &AgentName,
-        obstacles: Obstacles,
-    ) -> Result<Vec<Move>, CommandError> {
+    pub(crate) async fn drain_plan(&self, drain: &Drain) -> Result<Vec<Move>, CommandError> {
         self.leadership.epoch().await?;
         let view = self.database.view().await?;
-        admissible_drain(&view, agent, obstacles)
+        admissible_drain(&view, drain)
     }
 
     /// Begins to empty an agent, or finds that somebody did.
     pub(crate) async fn drain(
         &self,
-        agent: &AgentName,
-        obstacles: Obstacles,
+        drain: &Drain,
         actor: &Actor,
         deadline: Option<Duration>,
     ) -> Result<(Operation, Vec<Move>), CommandError> {
         let (mut session, view) = self.look().await?;
-        let plan = admissible_drain(&view, agent, obstacles)?;
-        let group = self.database.group();
-        let begun = intent::drain_begin(session.connection(), group, agent, actor, deadline);
+        let plan = admissible_drain(&view, drain)?;
+        let (connection, group) = (session.connection(), self.database.group());
+        let begun = intent::drain_begin(
+            connection,
+            group,
+            &drain.agent,
+            actor,
+            deadline,
+            drain.terms,
+        );
         let id = answer(begun).await?;
         Ok((self.begun(session, id).await?, plan))
     }
@@ -87,11 +102,12 @@ impl Commands {
         &self,
         agent: &AgentName,
         actor: &Actor,
+        breaking: Breaking,
     ) -> Result<Operation, CommandError> {
         let (mut session, view) = self.look().await?;
         known_agent(&view, agent)?;
-        let group = self.database.group();
-        let id = answer(intent::undrain(session.connection(), group, agent, actor)).await?;
+        let (connection, group) = (session.connection(), self.database.group());
+        let id = answer(intent::undrain(connection, group, agent, actor, breaking)).await?;
         self.begun(session, id).await
     }
 
@@ -191,7 +207,7 @@ impl Commands {
     }
 
     /// A session for the active control plane.
-    async fn session(&self) -> Result<Session, CommandError> {
+    pub(super) async fn session(&self) -> Result<Session, CommandError> {
         self.leadership.epoch().await?;
         Ok(self.database.session().await?)
     }
@@ -275,25 +291,25 @@ fn known_agent(view: &DatabaseView, agent: &AgentName) -> Result<(), CommandErro
 }
 
 /// The plan of a drain that may begin. One that has begun is never refused: asking again only
-/// returns it.
-fn admissible_drain(
-    view: &DatabaseView,
-    agent: &AgentName,
-    obstacles: Obstacles,
-) -> Result<Vec<Move>, CommandError> {
-    known_agent(view, agent)?;
-    let begun = view
-        .holds
-        .iter()
-        .any(|hold| hold.agent == *agent && hold.kind == HoldKind::Drain);
-    let stranded = drain_obstacles(view, agent);
-    if !stranded.is_empty() && !begun && obstacles == Obstacles::Refuse {
-        return Err(CommandError::Stranded {
-            agent: agent.clone(),
-            pipelines: stranded,
-        });
+/// joins it.
+fn admissible_drain(view: &DatabaseView, drain: &Drain) -> Result<Vec<Move>, CommandError> {
+    let agents: Vec<AgentName> = std::iter::once(&drain.agent)
+        .chain(drain.together_with.iter().filter(|it| **it != drain.agent))
+        .cloned()
+        .collect();
+    for agent in &agents {
+        known_agent(view, agent)?;
     }
-    Ok(drain_plan(view, agent))
+    let begun = view
+        .holds_on(&drain.agent)
+        .any(|hold| hold.kind == HoldKind::Drain);
+    let obstacles = drain_obstacles(view, &agents);
+    if !obstacles.is_empty() && !begun && drain.obstacles == OnObstacles::Refuse {
+        return Err(CommandError::Stranded(obstacles));
+    }
+    let mut plan = drain_plan(view, &agents);
+    plan.retain(|planned| planned.from.as_ref() == Some(&drain.agent));
+    Ok(plan)
 }
 
 fn admissible_move(
@@ -314,6 +330,11 @@ fn admissible_move(
     known_agent(view, to)?;
     if !row.enabled {
         return Err(CommandError::Disabled(pipeline.clone()));
+    }
+    if let Some(hold) = view.staying(&row.name)
+        && hold.to.as_ref() != Some(to)
+    {
+        return Err(CommandError::Stays(pipeline.clone(), hold.clone()));
     }
     let has_it = row.owner.as_ref() == Some(to);
     if !is_alive(view, to) {
@@ -342,6 +363,9 @@ fn still_holds(view: &DatabaseView, planned: &Move) -> bool {
         && planned.from.as_ref() != Some(&planned.to)
         && is_alive(view, &planned.to)
         && view.admits(&planned.to) == Admits::All
+        && view
+            .staying(&planned.pipeline)
+            .is_none_or(|hold| hold.to.as_ref() == Some(&planned.to))
 }
 
 fn is_alive(view: &DatabaseView, agent: &AgentName) -> bool {

@@ -1,7 +1,9 @@
 //! Why a command was refused.
 
 use tide_catalog::CatalogError;
-use tide_model::{AgentName, OperationId, UnitName, operation::Move};
+use tide_model::{
+    AgentName, OperationId, UnitName, fleet::Hold, obstacles::Obstacles, operation::Move,
+};
 
 use crate::leadership::NotLeading;
 
@@ -26,20 +28,18 @@ pub(crate) enum CommandError {
     /// No such operation.
     #[error("operation {0} does not exist")]
     UnknownOperation(OperationId),
-    /// A drain would leave pipelines without anybody who may run them.
-    #[error("draining {agent} would leave these pipelines without an agent: {}", list(.pipelines))]
-    Stranded {
-        /// The agent to be drained.
-        agent: AgentName,
-        /// The pipelines, by name.
-        pipelines: Vec<UnitName>,
-    },
+    /// A drain would leave pipelines without an agent, or move what is to stay.
+    #[error("{0}")]
+    Stranded(Obstacles),
     /// The target of a move is not there.
     #[error("agent {0} is not running")]
     NotRunning(AgentName),
     /// The target of a move takes no work.
     #[error("agent {0} takes no work")]
     TakesNoWork(AgentName),
+    /// A hold keeps the pipeline where it is.
+    #[error("pipeline {} is {} {}", .0, .1.kind.participle(), .1.origin())]
+    Stays(UnitName, Hold),
     /// The pipeline to be moved does not run anywhere.
     #[error("pipeline {0} is disabled")]
     Disabled(UnitName),

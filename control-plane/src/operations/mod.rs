@@ -13,6 +13,7 @@
 
 pub(crate) mod commands;
 mod error;
+mod holds;
 mod settler;
 
 pub(crate) use error::{CommandError, Unknown};

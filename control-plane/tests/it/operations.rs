@@ -30,6 +30,7 @@ fn undrain(agent: &str) -> UndrainRequest {
         agent: agent.to_owned(),
         actor: "ana".to_owned(),
         reason: String::new(),
+        breaking: false,
     }
 }
 

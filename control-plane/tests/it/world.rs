@@ -178,6 +178,7 @@ impl Locks {
             group: group(),
             name: name.clone(),
             incarnation,
+            run: Uuid::new_v4(),
             backend_pid: session.backend_pid(),
             version: "1.2.3".to_owned(),
             hostname: "node-1".to_owned(),

@@ -31,6 +31,17 @@ pub struct Bundle {
     pub owner: Option<AgentName>,
     /// Where operators want it.
     pub placement: Option<AgentName>,
+    /// Whether operators want it to stay.
+    pub stays: Option<Stays>,
+}
+
+/// What keeps pipelines from being moved, while an agent is there that may run them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stays {
+    /// At this agent: pinned.
+    At(AgentName),
+    /// At whoever has it: frozen.
+    Put,
 }
 
 /// A live agent.
@@ -62,6 +73,10 @@ pub enum Reason {
     Kept,
     /// An operator placed it.
     Placed,
+    /// A hold keeps it at this agent.
+    Pinned,
+    /// A hold keeps it where it is.
+    Frozen,
     /// It had no owner that may keep it.
     Unowned,
     /// Moving it balances the load.
@@ -69,11 +84,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether moving it may even out the load.
+    fn may_move(self) -> bool {
+        match self {
+            Self::Kept | Self::Unowned | Self::Balanced => true,
+            Self::Placed | Self::Pinned | Self::Frozen => false,
+        }
+    }
+
     /// For plans and explanations.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kept => "kept",
             Self::Placed => "placed",
+            Self::Pinned => "pinned",
+            Self::Frozen => "frozen",
             Self::Unowned => "unowned",
             Self::Balanced => "balanced",
         }
@@ -169,17 +194,25 @@ fn bins(candidates: &[Candidate]) -> Vec<Bin<'_>> {
     bins
 }
 
-/// The place that a bundle has before balancing: its placement, or its owner.
+/// The place that a bundle has before balancing: where it must stay, its placement, or its owner.
 fn settled(bundle: &Bundle, bins: &[Bin<'_>]) -> Option<(usize, Reason)> {
     let find = |name: &Option<AgentName>| {
         name.as_ref()
             .and_then(|name| bins.binary_search_by(|bin| bin.name.cmp(name)).ok())
     };
     let owner = find(&bundle.owner);
-    match find(&bundle.placement) {
-        Some(bin) if bins[bin].takes_more || owner == Some(bin) => Some((bin, Reason::Placed)),
-        _ => owner.map(|bin| (bin, Reason::Kept)),
-    }
+    let admitted = |name: &Option<AgentName>| {
+        find(name).filter(|bin| bins[*bin].takes_more || owner == Some(*bin))
+    };
+    let stays = match &bundle.stays {
+        Some(Stays::At(agent)) => admitted(&Some(agent.clone())).map(|bin| (bin, Reason::Pinned)),
+        Some(Stays::Put) => owner.map(|bin| (bin, Reason::Frozen)),
+        None => None,
+    };
+    let placed = || admitted(&bundle.placement).map(|bin| (bin, Reason::Placed));
+    stays
+        .or_else(placed)
+        .or_else(|| owner.map(|bin| (bin, Reason::Kept)))
 }
 
 /// Moves bundles from the fullest to the emptiest agent while that helps.
@@ -207,7 +240,7 @@ fn balance(order: &[&Bundle], places: &mut [Option<(usize, Reason)>], bins: &mut
                 .iter()
                 .enumerate()
                 .filter(|(index, bundle)| {
-                    matches!(places[*index], Some((bin, reason)) if bin == from && reason != Reason::Placed)
+                    matches!(places[*index], Some((bin, reason)) if bin == from && reason.may_move())
                         && bins[to].fullness(u64::from(bundle.weight), &bins[from], 0) == Ordering::Less
                 })
                 .min_by_key(|(_, bundle)| (bundle.owner.as_ref() == Some(bins[from].name), Reverse(bundle.weight)))

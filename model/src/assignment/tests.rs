@@ -25,6 +25,7 @@ fn bundle(index: usize, owner: Option<&str>) -> Bundle {
         weight: 1,
         owner: owner.map(|name| name.parse().unwrap()),
         placement: None,
+        stays: None,
     }
 }
 
@@ -140,6 +141,7 @@ fn pipelines_of_one_lock_stay_together() {
         weight: 2,
         owner: None,
         placement: None,
+        stays: None,
     };
     let assigned = assign(
         &[shared, bundle(0, None), bundle(1, None)],
@@ -152,6 +154,86 @@ fn pipelines_of_one_lock_stay_together() {
     assert_eq!(loads(&assigned), BTreeMap::from([("a", 2), ("b", 2)]));
 }
 
+#[test]
+fn what_is_pinned_or_frozen_is_moved_only_from_who_cannot_run_it() {
+    let stays = |index, owner, stays| Bundle {
+        stays: Some(stays),
+        ..bundle(index, owner)
+    };
+    let at_b = || Stays::At("b".parse().unwrap());
+    let to_a = |bundle: Bundle| Bundle {
+        placement: Some("a".parse().unwrap()),
+        ..bundle
+    };
+    let cordoned = |admits| vec![agent("a", 1, Admits::All), agent("b", 1, admits)];
+    for (what, bundle, agents, expected) in [
+        (
+            "a pin calls",
+            stays(0, Some("a"), at_b()),
+            fleet(&["a", "b"]),
+            ("b", Reason::Pinned),
+        ),
+        (
+            "a pin keeps",
+            stays(0, Some("b"), at_b()),
+            cordoned(Admits::OnlyItsOwn),
+            ("b", Reason::Pinned),
+        ),
+        (
+            "a cordon is stricter",
+            stays(0, Some("a"), at_b()),
+            cordoned(Admits::OnlyItsOwn),
+            ("a", Reason::Kept),
+        ),
+        (
+            "a drain is stricter",
+            stays(0, Some("b"), at_b()),
+            cordoned(Admits::Nothing),
+            ("a", Reason::Unowned),
+        ),
+        (
+            "its agent is gone",
+            stays(0, None, at_b()),
+            fleet(&["a"]),
+            ("a", Reason::Unowned),
+        ),
+        (
+            "a pin beats a placement",
+            to_a(stays(0, Some("a"), at_b())),
+            fleet(&["a", "b"]),
+            ("b", Reason::Pinned),
+        ),
+        (
+            "a freeze beats a placement",
+            to_a(stays(0, Some("b"), Stays::Put)),
+            fleet(&["a", "b"]),
+            ("b", Reason::Frozen),
+        ),
+        (
+            "a frozen one is taken over",
+            stays(0, None, Stays::Put),
+            fleet(&["a"]),
+            ("a", Reason::Unowned),
+        ),
+    ] {
+        let assigned = assign(&[bundle], &agents);
+        let place = assigned.values().next().unwrap();
+        assert_eq!((place.agent.as_str(), place.reason), expected, "{what}");
+    }
+    // Four on one agent, and another one that is empty: what stays does, the rest evens out.
+    let mut bundles: Vec<Bundle> = (0..4).map(|index| bundle(index, Some("a"))).collect();
+    bundles[0].stays = Some(Stays::Put);
+    bundles[1].stays = Some(Stays::At("a".parse().unwrap()));
+    let assigned = assign(&bundles, &fleet(&["a", "b"]));
+    for (index, agent) in ["a", "a", "b", "b"].into_iter().enumerate() {
+        assert_eq!(
+            assigned[&bundles[index].pipelines[0]].agent.as_str(),
+            agent,
+            "{index}"
+        );
+    }
+}
+
 fn any_fleet() -> impl Strategy<Value = (Vec<Bundle>, Vec<Candidate>)> {
     let name = || proptest::sample::select(vec!["a", "b", "c", "d", "e"]);
     let bundles = proptest::collection::vec(
@@ -159,6 +241,7 @@ fn any_fleet() -> impl Strategy<Value = (Vec<Bundle>, Vec<Candidate>)> {
             1u32..4,
             proptest::option::of(name()),
             proptest::option::weighted(0.1, name()),
+            proptest::option::weighted(0.1, proptest::option::of(name())),
         ),
         0..40,
     );
@@ -167,9 +250,13 @@ fn any_fleet() -> impl Strategy<Value = (Vec<Bundle>, Vec<Candidate>)> {
         let bundles = bundles
             .into_iter()
             .enumerate()
-            .map(|(i, (weight, owner, placement))| Bundle {
+            .map(|(i, (weight, owner, placement, stays))| Bundle {
                 weight,
                 placement: placement.map(|name| name.parse().unwrap()),
+                stays: stays.map(|at| match at {
+                    Some(name) => Stays::At(name.parse().unwrap()),
+                    None => Stays::Put,
+                }),
                 ..bundle(i, owner)
             })
             .collect();

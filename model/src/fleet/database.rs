@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use crate::{
-    AgentName, Assignment, Bundle, Candidate, Epoch, GroupName, Incarnation, OperationId,
-    PipelineName, PipelineState, UnitName, assign,
-    assignment::{Admits, backups},
+    AgentName, Assignment, Bundle, Candidate, Epoch, GroupName, Incarnation, PipelineName,
+    PipelineState, UnitName, assign,
+    assignment::{Admits, Stays, backups},
+    hold::{Hold, HoldKind},
 };
 
 /// What PostgreSQL knows about one group at one moment.
@@ -103,49 +103,6 @@ impl AgentRow {
     }
 }
 
-/// Why an agent takes no work.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Hold {
-    /// The agent.
-    pub agent: AgentName,
-    /// What the hold forbids.
-    pub kind: HoldKind,
-    /// Who set it.
-    pub actor: String,
-    /// What for.
-    pub reason: String,
-    /// The operation that it belongs to.
-    pub operation: Option<OperationId>,
-    /// Whether that operation has not ended.
-    pub is_running: bool,
-    /// When.
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
-    /// Until when; without end if none.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub expires_at: Option<OffsetDateTime>,
-}
-
-/// What a hold forbids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HoldKind {
-    /// Take nothing, give everything away.
-    Drain,
-    /// Take nothing more.
-    Cordon,
-}
-
-impl HoldKind {
-    /// The word in the catalog and on the screen.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Drain => "drain",
-            Self::Cordon => "cordon",
-        }
-    }
-}
-
 impl DatabaseView {
     /// Enabled units, bundled by lock key.
     pub fn bundles(&self) -> Vec<Bundle> {
@@ -162,6 +119,7 @@ impl DatabaseView {
                 weight: 0,
                 owner: None,
                 placement: None,
+                stays: None,
             });
             bundle.pipelines.push(row.name.clone());
             bundle.weight += row.weight;
@@ -173,19 +131,24 @@ impl DatabaseView {
                 .placement
                 .take()
                 .or_else(|| self.placements.get(&row.name).cloned());
+            bundle.stays = bundle.stays.take().or_else(|| self.stays(&row.name));
         }
         bundles.into_values().collect()
     }
 
-    /// Live agents and what their holds admit; `holding` adds a drain hold that does not exist yet.
-    pub fn candidates(&self, holding: Option<&AgentName>) -> Vec<Candidate> {
+    /// Live agents and what their holds admit; `draining` adds drains that do not exist yet.
+    pub fn candidates<'a>(
+        &self,
+        draining: impl IntoIterator<Item = &'a AgentName>,
+    ) -> Vec<Candidate> {
+        let draining: BTreeSet<&AgentName> = draining.into_iter().collect();
         self.agents
             .iter()
             .filter(|agent| agent.alive)
             .map(|agent| Candidate {
                 name: agent.name.clone(),
                 weight: agent.weight,
-                admits: if holding == Some(&agent.name) {
+                admits: if draining.contains(&agent.name) {
                     Admits::Nothing
                 } else {
                     self.admits(&agent.name)
@@ -199,11 +162,38 @@ impl DatabaseView {
         if self.agent(agent).is_some_and(AgentRow::is_stopping) {
             return Admits::Nothing;
         }
-        let holds = self.holds.iter().filter(|hold| hold.agent == *agent);
-        holds.fold(Admits::All, |admits, hold| match (admits, hold.kind) {
-            (_, HoldKind::Drain) | (Admits::Nothing, _) => Admits::Nothing,
-            (_, HoldKind::Cordon) => Admits::OnlyItsOwn,
-        })
+        let kinds: BTreeSet<HoldKind> = self.holds_on(agent).map(|hold| hold.kind).collect();
+        if kinds.contains(&HoldKind::Drain) {
+            Admits::Nothing
+        } else if kinds.contains(&HoldKind::Cordon) {
+            Admits::OnlyItsOwn
+        } else {
+            Admits::All
+        }
+    }
+
+    /// The holds on an agent.
+    pub fn holds_on(&self, agent: &AgentName) -> impl Iterator<Item = &Hold> {
+        let of = move |hold: &&Hold| hold.agent() == Some(agent);
+        self.holds.iter().filter(of)
+    }
+
+    /// The holds on the pipeline of a unit.
+    pub fn holds_of(&self, unit: &UnitName) -> impl Iterator<Item = &Hold> {
+        let pipeline = unit.pipeline();
+        let of = move |hold: &&Hold| hold.pipeline() == Some(&pipeline);
+        self.holds.iter().filter(of)
+    }
+
+    /// The hold that keeps a unit from being moved: a pin before a freeze, for it says where.
+    pub fn staying(&self, unit: &UnitName) -> Option<&Hold> {
+        let kept = |kind| self.holds_of(unit).find(|hold| hold.kind == kind);
+        kept(HoldKind::Pin).or_else(|| kept(HoldKind::Freeze))
+    }
+
+    fn stays(&self, unit: &UnitName) -> Option<Stays> {
+        let hold = self.staying(unit)?;
+        Some(hold.to.clone().map_or(Stays::Put, Stays::At))
     }
 
     /// Where every pipeline should be.

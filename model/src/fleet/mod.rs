@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
-pub use self::database::{AgentRow, DatabaseView, Hold, HoldKind, PipelineRow};
+pub use self::database::{AgentRow, DatabaseView, PipelineRow};
+pub use crate::hold::{Hold, HoldKind};
 use crate::{
     AgentName, Assignment, Epoch, GroupName, Incarnation, PipelineState, UnitName,
     assignment::Admits, report::AgentReport,
@@ -121,6 +122,8 @@ pub struct PipelineView {
     pub moving_to: Option<AgentName>,
     /// Where an operator placed it.
     pub placement: Option<AgentName>,
+    /// What holds it, if anything does: `pin to relay-2 by ana: licence dongle`.
+    pub holds: Vec<String>,
 }
 
 /// The whole fleet.
@@ -263,6 +266,7 @@ fn pipeline_view(
         since: row.state_since,
         moving_to: wanted.filter(|wanted| row.owner.as_ref() != Some(wanted)),
         placement: database.placements.get(&row.name).cloned(),
+        holds: database.holds_of(&row.name).map(Hold::summary).collect(),
     }
 }
 
@@ -287,19 +291,7 @@ fn agent_view(
         (true, Admits::All) => AgentState::Active,
     };
     let (lag_p95_seconds, lag_worst_seconds) = lag_summary(owned.iter().map(|p| p.lag_seconds));
-    let holds = database
-        .holds
-        .iter()
-        .filter(|hold| hold.agent == row.name)
-        .map(|hold| {
-            let reason = if hold.reason.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", hold.reason)
-            };
-            format!("{} by {}{reason}", hold.kind.as_str(), hold.actor)
-        })
-        .collect();
+    let holds = database.holds_on(&row.name).map(Hold::summary).collect();
     AgentView {
         name: row.name.clone(),
         state,

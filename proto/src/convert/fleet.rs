@@ -111,6 +111,7 @@ impl From<&PipelineView> for wire::Pipeline {
             since: pipeline.since.map(time::timestamp),
             moving_to: text(&pipeline.moving_to),
             placement: text(&pipeline.placement),
+            holds: pipeline.holds.clone(),
         }
     }
 }
@@ -134,6 +135,7 @@ impl TryFrom<wire::Pipeline> for PipelineView {
             since: time::optional_moment("pipeline.since", pipeline.since)?,
             moving_to: parse_optional("pipeline.moving_to", &pipeline.moving_to)?,
             placement: parse_optional("pipeline.placement", &pipeline.placement)?,
+            holds: pipeline.holds,
         })
     }
 }
@@ -263,6 +265,7 @@ mod tests {
             since: None,
             moving_to: None,
             placement: None,
+            holds: Vec::new(),
         }
     }
 

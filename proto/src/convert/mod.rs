@@ -1,11 +1,13 @@
 //! Between the wire and the model. Out is total (`From`); in is checked and names the field.
 
 mod fleet;
+mod hold;
 mod operation;
 mod report;
 mod time;
 
 pub use self::{
+    hold::hold_target,
     report::identity,
     time::{duration_seconds, from_duration, timestamp, to_duration},
 };

@@ -88,6 +88,7 @@ impl Coordinator {
                     generation,
                     drains,
                     bequeathed,
+                    next_end,
                     strangers,
                     departures,
                     standby,
@@ -115,8 +116,8 @@ impl Coordinator {
                 if news {
                     self.beat();
                 }
-                if let Some(pace) = resharding {
-                    self.look_in(pace);
+                for delay in [resharding, next_end].into_iter().flatten() {
+                    self.look_in(delay);
                 }
             }
             Err(error) => {

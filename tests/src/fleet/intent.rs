@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 use tide_catalog::{
+    holds::Breaking,
     intent::{Actor, MoveKind, drain_begin, move_begin, undrain},
     operations::operation_settle,
 };
 use tide_model::{
     OperationId,
+    hold::DrainTerms,
     operation::{Move, Operation, OperationState},
 };
 use tide_sandbox::wait::eventually;
@@ -19,13 +21,15 @@ impl Fleet {
     pub async fn drain(&self, agent: &str) -> Result<OperationId> {
         let mut connection = self.connection().await?;
         let agent = agent.parse()?;
-        Ok(drain_begin(&mut connection, &self.group, &agent, &actor(), None).await?)
+        let terms = DrainTerms::default();
+        Ok(drain_begin(&mut connection, &self.group, &agent, &actor(), None, terms).await?)
     }
 
     /// Lets an agent take work again.
     pub async fn undrain(&self, agent: &str) -> Result<OperationId> {
         let mut connection = self.connection().await?;
-        Ok(undrain(&mut connection, &self.group, &agent.parse()?, &actor()).await?)
+        let (agent, breaking) = (agent.parse()?, Breaking::Never);
+        Ok(undrain(&mut connection, &self.group, &agent, &actor(), breaking).await?)
     }
 
     /// Asks for pipelines to be moved to agents.

@@ -1,8 +1,11 @@
 //! Pause, resume, rewind.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tide_catalog::{
     PgConnection,
+    holds::Breaking,
     intent::Actor,
     orders::{RewindMode, RewindTo, Rewound, pipeline_pause, pipeline_resume, pipeline_rewind},
 };
@@ -20,8 +23,9 @@ use crate::{
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
-    Pause,
-    Resume,
+    /// For so long; until it is resumed if none.
+    Pause(Option<Duration>),
+    Resume(Breaking),
 }
 
 pub(super) async fn switch(
@@ -36,18 +40,22 @@ pub(super) async fn switch(
         .run(async |connection: &mut PgConnection| {
             super::stored(connection, name).await?;
             Ok(match to {
-                Flow::Pause => pipeline_pause(connection, group, name, &actor).await?,
-                Flow::Resume => pipeline_resume(connection, group, name, &actor).await?,
+                Flow::Pause(lasting) => {
+                    pipeline_pause(connection, group, name, &actor, lasting).await?
+                }
+                Flow::Resume(breaking) => {
+                    pipeline_resume(connection, group, name, &actor, breaking).await?
+                }
             })
         })
         .await?;
-    let paused = to == Flow::Pause;
+    let paused = matches!(to, Flow::Pause(_));
     let data = json!({"name": name, "paused": paused, "changed": changed});
     context.screen.show(&data, |_| match (to, changed) {
-        (Flow::Pause, true) => format!("paused {name}"),
-        (Flow::Pause, false) => format!("{name} was paused already"),
-        (Flow::Resume, true) => format!("resumed {name}"),
-        (Flow::Resume, false) => format!("{name} was not paused"),
+        (Flow::Pause(_), true) => format!("paused {name}"),
+        (Flow::Pause(_), false) => format!("{name} was paused already"),
+        (Flow::Resume(_), true) => format!("resumed {name}"),
+        (Flow::Resume(_), false) => format!("{name} was not paused"),
     })?;
     Ok(Exit::Done)
 }

@@ -11,14 +11,19 @@ use tide_catalog::{
     PgConnection,
     pipelines::{self, StoredPipeline},
 };
-use tide_model::{AgentName, PipelineName, UnitName};
+use tide_model::{AgentName, PipelineName, UnitName, fleet::HoldKind};
 use time::OffsetDateTime;
 
 use self::flow::Flow;
-use super::catalog;
+use super::{catalog, hold};
 use crate::{
-    args::PipelineCommand, context::Context, error::CliError, exit::Exit, output::views,
-    prompt::confirm, source,
+    args::{PipelineCommand, UnholdArgs},
+    context::Context,
+    error::CliError,
+    exit::Exit,
+    output::views,
+    prompt::confirm,
+    source,
 };
 
 pub(super) async fn run(context: &Context, command: PipelineCommand) -> Result<Exit, CliError> {
@@ -28,12 +33,19 @@ pub(super) async fn run(context: &Context, command: PipelineCommand) -> Result<E
         PipelineCommand::Show { name } => show(context, &name).await,
         PipelineCommand::Enable { name } => switch(context, &name, Switch::On).await,
         PipelineCommand::Disable { name } => switch(context, &name, Switch::Off).await,
-        PipelineCommand::Pause { name, reason } => {
-            flow::switch(context, &name, Flow::Pause, reason).await
+        PipelineCommand::Pause {
+            name,
+            reason,
+            lasting,
+        } => flow::switch(context, &name, Flow::Pause(lasting), reason).await,
+        PipelineCommand::Resume(UnholdArgs { name, lift }) => {
+            let to = Flow::Resume(lift.breaking.into());
+            flow::switch(context, &name, to, lift.reason).await
         }
-        PipelineCommand::Resume { name, reason } => {
-            flow::switch(context, &name, Flow::Resume, reason).await
-        }
+        PipelineCommand::Pin(args) => hold::pin(context, args).await,
+        PipelineCommand::Unpin(args) => hold::unhold(context, HoldKind::Pin, args).await,
+        PipelineCommand::Freeze(args) => hold::freeze(context, args).await,
+        PipelineCommand::Unfreeze(args) => hold::unhold(context, HoldKind::Freeze, args).await,
         PipelineCommand::Rewind(args) => flow::rewind(context, args).await,
         PipelineCommand::Test(args) => test::run(context, &args).await,
         PipelineCommand::Delete { name, yes } => delete(context, &name, yes).await,

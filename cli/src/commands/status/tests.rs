@@ -18,6 +18,7 @@ fn pipeline(name: &str, last_change_id: i64, lag_rows: i64, lag_seconds: f64) ->
         since: None,
         moving_to: None,
         placement: None,
+        holds: Vec::new(),
     }
 }
 

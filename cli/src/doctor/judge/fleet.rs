@@ -235,8 +235,10 @@ fn holds(view: &DatabaseView) -> Finding {
         .map(|hold| {
             let since = age(hold.created_at, view.taken_at);
             format!(
-                "{} by {} for {since}: {}",
-                hold.agent, hold.actor, hold.reason
+                "{} {} {} for {since}",
+                hold.target.as_str(),
+                hold.kind.participle(),
+                hold.origin()
             )
         })
         .collect();
@@ -249,8 +251,8 @@ fn holds(view: &DatabaseView) -> Finding {
     } else {
         Finding::warn(
             CHECK,
-            format!("kept empty without an end: {}", some(forgotten)),
-            "if that was forgotten: tidectl undrain AGENT",
+            format!("held without an end: {}", some(forgotten)),
+            "see whose they are: tidectl hold list; if forgotten: tidectl hold remove ID --break",
         )
     }
 }

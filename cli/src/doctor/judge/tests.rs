@@ -9,6 +9,7 @@ use tide_catalog::{
 use tide_model::{
     Epoch, Incarnation, PipelineState,
     fleet::{AgentRow, DatabaseView, Hold, HoldKind, PipelineRow},
+    hold::HoldTarget,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -330,7 +331,11 @@ const TROUBLES: &[(&str, Status, Change)] = &[
     }),
     ("holds", Status::Warn, |f| {
         known(f).view.holds = vec![Hold {
-            agent: "relay-1".parse().unwrap(),
+            id: tide_model::HoldId(uuid::Uuid::nil()),
+            name: "ana".to_owned(),
+            target: HoldTarget::Agent("relay-1".parse().unwrap()),
+            to: None,
+            drain: None,
             kind: HoldKind::Cordon,
             actor: "ana".to_owned(),
             reason: "kernel".to_owned(),

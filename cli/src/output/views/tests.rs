@@ -51,6 +51,7 @@ fn pipeline(name: &str, owner: Option<&str>, state: &str) -> PipelineView {
         since: Some(now() - Duration::minutes(4)),
         moving_to: None,
         placement: None,
+        holds: Vec::new(),
     }
 }
 

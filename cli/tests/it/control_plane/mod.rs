@@ -144,6 +144,7 @@ pub(crate) fn pipeline(text: &str, owner: &str) -> PipelineView {
         since: None,
         moving_to: None,
         placement: None,
+        holds: Vec::new(),
     }
 }
 

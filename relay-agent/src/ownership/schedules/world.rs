@@ -210,6 +210,7 @@ impl World {
                 weight: 1,
                 owner: self.owner(name).cloned(),
                 placement: pipeline.placement.clone(),
+                stays: None,
             })
             .collect();
         let places = assign(&units, &candidates);

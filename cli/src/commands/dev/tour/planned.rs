@@ -1,6 +1,7 @@
 //! What operators do on purpose: it must cost nothing, not even a message that comes twice.
 
 use anyhow::bail;
+use tide_catalog::holds::Breaking;
 use tide_model::{AgentName, fleet::AgentState, fleet::FleetView, operation::OperationState};
 use tokio::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::{
         fleet::{alive, in_place, owned, reporting},
     },
     output::humanize::{counted, number},
-    source::{Intent, Stranding},
+    source::{Drain, Intent, Stranding},
 };
 
 impl Tour<'_> {
@@ -21,7 +22,10 @@ impl Tour<'_> {
         let before = owned(&self.fleet.view().await?, agent).len();
         let mut source = self.fleet.source().await?;
         let started = source
-            .drain(agent, &intent("the tour"), Stranding::Refuse)
+            .drain(
+                &Drain::of(agent.clone(), Stranding::Refuse),
+                &intent("the tour"),
+            )
             .await?;
         let mut watch = source.operation_watch(started.operation.id).await?;
         let watched = tokio::time::timeout(PATIENCE, async {
@@ -66,7 +70,9 @@ impl Tour<'_> {
     pub(super) async fn undrain(&mut self, agent: &AgentName) -> anyhow::Result<()> {
         let mut source = self.fleet.source().await?;
         let began = Instant::now();
-        source.undrain(agent, &intent("the tour goes on")).await?;
+        source
+            .undrain(agent, Breaking::Never, &intent("the tour goes on"))
+            .await?;
         let share = self.share(agent).await?;
         self.story.tell(format_args!(
             "undrained {agent}: it owns {} after {}",

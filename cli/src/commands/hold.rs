@@ -1,0 +1,180 @@
+//! Holds: cordon, pin, freeze, their ends, and the list of all.
+
+use serde_json::json;
+use tide_catalog::holds::{Breaking, HoldTerms, NewHold};
+use tide_model::{
+    fleet::{Hold, HoldKind},
+    hold::HoldTarget,
+};
+use time::OffsetDateTime;
+
+use crate::{
+    args::{
+        CordonArgs, FreezeArgs, HoldCommand, LiftArgs, PinArgs, RemoveHoldArgs, SetArgs,
+        UncordonArgs, UnholdArgs,
+    },
+    context::Context,
+    error::CliError,
+    exit::Exit,
+    output::{
+        Cell, Style, Table,
+        humanize::{age, counted},
+    },
+    source::{self, Intent},
+};
+
+pub(super) async fn run(context: &Context, command: HoldCommand) -> Result<Exit, CliError> {
+    match command {
+        HoldCommand::List => list(context).await,
+        HoldCommand::Remove(args) => remove(context, args).await,
+    }
+}
+
+pub(super) async fn cordon(context: &Context, args: CordonArgs) -> Result<Exit, CliError> {
+    set(context, &NewHold::Cordon(args.agent), args.hold).await
+}
+
+pub(super) async fn uncordon(context: &Context, args: UncordonArgs) -> Result<Exit, CliError> {
+    let target = HoldTarget::Agent(args.agent);
+    lift(context, HoldKind::Cordon, &target, args.lift).await
+}
+
+pub(super) async fn pin(context: &Context, args: PinArgs) -> Result<Exit, CliError> {
+    let to = match args.to {
+        Some(to) => to,
+        None => {
+            let mut source = source::connect(context).await?;
+            let mut units = source.pipelines(None).await?;
+            units.retain(|unit| unit.name.pipeline() == args.name);
+            let mut owners: Vec<_> = units.into_iter().filter_map(|unit| unit.owner).collect();
+            owners.dedup();
+            let [owner] = <[_; 1]>::try_from(owners).map_err(|owners| CliError::Blocked {
+                message: format!("{} has {}", args.name, counted(owners.len(), "owner")),
+                hint: "say where it shall stay: --to AGENT".to_owned(),
+            })?;
+            owner
+        }
+    };
+    set(context, &NewHold::Pin(args.name, to), args.hold).await
+}
+
+pub(super) async fn freeze(context: &Context, args: FreezeArgs) -> Result<Exit, CliError> {
+    set(context, &NewHold::Freeze(args.name), args.hold).await
+}
+
+pub(super) async fn unhold(
+    context: &Context,
+    kind: HoldKind,
+    args: UnholdArgs,
+) -> Result<Exit, CliError> {
+    let target = HoldTarget::Pipeline(args.name);
+    lift(context, kind, &target, args.lift).await
+}
+
+async fn set(context: &Context, hold: &NewHold, args: SetArgs) -> Result<Exit, CliError> {
+    let mut source = source::connect(context).await?;
+    let intent = intent(context, args.reason);
+    let terms = HoldTerms {
+        name: args.name_of_hold,
+        lasting: args.lasting,
+    };
+    let held = source.hold_set(hold, &terms, &intent).await?;
+    context.screen.show(&held, |_| {
+        let target = held.target.as_str();
+        format!("{target} is held: {}", held.summary())
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn lift(
+    context: &Context,
+    kind: HoldKind,
+    target: &HoldTarget,
+    args: LiftArgs,
+) -> Result<Exit, CliError> {
+    let mut source = source::connect(context).await?;
+    let intent = intent(context, args.reason);
+    let breaking = Breaking::from(args.breaking);
+    let ended = source.hold_lift(kind, target, breaking, &intent).await?;
+    let mut left = source.holds().await?;
+    left.retain(|hold| hold.target == *target);
+    let data = json!({"kind": kind, "target": target.as_str(), "ended": ended, "left": left});
+    context.screen.show(&data, |_| {
+        let name = target.as_str();
+        let done = match ended {
+            0 => format!("{name} was not {}", kind.participle()),
+            _ => format!("{name} is no longer {} by you", kind.participle()),
+        };
+        let left: Vec<String> = left.iter().map(Hold::summary).collect();
+        match left.is_empty() {
+            true => done,
+            false => format!("{done}; still held: {}", left.join("; ")),
+        }
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn list(context: &Context) -> Result<Exit, CliError> {
+    let mut source = source::connect(context).await?;
+    let holds = source.holds().await?;
+    let now = OffsetDateTime::now_utc();
+    context
+        .screen
+        .show(&holds, |style| table(style, &holds, now))?;
+    Ok(Exit::Done)
+}
+
+async fn remove(context: &Context, args: RemoveHoldArgs) -> Result<Exit, CliError> {
+    let mut source = source::connect(context).await?;
+    let intent = intent(context, args.lift.reason);
+    let breaking = Breaking::from(args.lift.breaking);
+    let mut removed = Vec::new();
+    for id in args.ids {
+        removed.push(source.hold_remove(id, breaking, &intent).await?);
+    }
+    context.screen.show(&removed, |_| {
+        let lines = removed.iter().map(|hold| {
+            let target = hold.target.as_str();
+            format!("{target} is no longer held: {}", hold.summary())
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    })?;
+    Ok(Exit::Done)
+}
+
+fn table(style: Style, holds: &[Hold], now: OffsetDateTime) -> String {
+    if holds.is_empty() {
+        return "nothing is held".to_owned();
+    }
+    let heading = ["TARGET", "KIND", "OWNER", "AGE", "ENDS IN", "ID", "REASON"];
+    let mut table = Table::new(style, &heading).with_words_in("REASON");
+    for hold in holds {
+        let kind = match &hold.to {
+            Some(to) => format!("{} to {to}", hold.kind),
+            None => hold.kind.to_string(),
+        };
+        let owner = if hold.name == hold.actor {
+            hold.actor.clone()
+        } else {
+            format!("{} ({})", hold.actor, hold.name)
+        };
+        table.row([
+            Cell::from(hold.target.as_str()),
+            Cell::from(kind),
+            Cell::from(owner),
+            Cell::from(age(hold.created_at, now)),
+            Cell::or_dash(hold.expires_at.map(|end| age(now, end))),
+            Cell::from(hold.id.to_string()),
+            Cell::or_dash((!hold.reason.is_empty()).then_some(&hold.reason)),
+        ]);
+    }
+    table.print()
+}
+
+fn intent(context: &Context, reason: String) -> Intent {
+    Intent {
+        actor: context.settings.actor.clone(),
+        reason,
+        deadline: None,
+    }
+}
