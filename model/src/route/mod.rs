@@ -56,10 +56,9 @@ impl Route {
                 };
                 (key, Place::RoutingKey, &spec.routing_key)
             }
-            SinkSpec::Stdout
-            | SinkSpec::File { .. }
-            | SinkSpec::PgInbox { .. }
-            | SinkSpec::Null => return Ok(None),
+            SinkSpec::Stdout | SinkSpec::File(_) | SinkSpec::PgInbox { .. } | SinkSpec::Null => {
+                return Ok(None);
+            }
         };
         let template =
             Template::parse(text).map_err(|problem| SpecError::new(key, problem).hint(SYNTAX))?;

@@ -1,12 +1,14 @@
 //! Where messages go: validated settings of each sink, no clients.
 
 mod brokers;
+mod file;
 mod webhook;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 pub use self::{
     brokers::{Login, NatsLogin, NatsSpec, RabbitmqSpec, RedisSpec},
+    file::{Compression, FileSpec, Rotation},
     webhook::{ClientCertificate, OAuth2Spec, WebhookAuthentication, WebhookSpec},
 };
 use crate::{Shard, SpecError, fields::Fields, format::Carrier};
@@ -17,10 +19,7 @@ pub enum SinkSpec {
     /// JSON lines on standard output.
     Stdout,
     /// JSON lines appended to a file.
-    File {
-        /// The file; created if missing, its directory is not. See [`SinkSpec::for_shard`].
-        path: PathBuf,
-    },
+    File(FileSpec),
     /// HTTP POST.
     Webhook(WebhookSpec),
     /// Apache Kafka protocol.
@@ -65,24 +64,13 @@ const RESERVED_PROPERTIES: [&str; 6] = [
 ];
 
 impl SinkSpec {
-    /// The sink of one shard: a file of its own, because a file has one writer. `{shard}` in the
-    /// path becomes `2-of-4`; without it, `.2-of-4` is put behind.
+    /// The sink of one shard: see [`FileSpec::for_shard`]; of any other kind the same.
     #[must_use]
     pub fn for_shard(&self, shard: Option<Shard>) -> Self {
-        let Self::File { path } = self else {
-            return self.clone();
-        };
-        let part = shard.map_or_else(
-            || "1-of-1".to_owned(),
-            |shard| format!("{}-of-{}", shard.index, shard.count),
-        );
-        let path = path.to_string_lossy();
-        let own = match shard {
-            _ if path.contains("{shard}") => path.replace("{shard}", &part),
-            None => path.into_owned(),
-            Some(_) => format!("{path}.{part}"),
-        };
-        Self::File { path: own.into() }
+        match self {
+            Self::File(spec) => Self::File(spec.for_shard(shard)),
+            other => other.clone(),
+        }
     }
 
     pub(crate) fn parse(fields: &mut Fields) -> Result<Self, SpecError> {
@@ -120,19 +108,11 @@ impl SinkSpec {
         Ok(match kind {
             Kind::Stdout => Self::Stdout,
             Kind::Null => Self::Null,
+            Kind::File => Self::File(FileSpec::parse(fields)?),
             Kind::Webhook => Self::Webhook(WebhookSpec::parse(fields)?),
             Kind::Nats => Self::Nats(NatsSpec::parse(fields)?),
             Kind::Redis => Self::Redis(RedisSpec::parse(fields)?),
             Kind::Rabbitmq => Self::Rabbitmq(RabbitmqSpec::parse(fields)?),
-            Kind::File => {
-                let path =
-                    PathBuf::from(fields.required_text("path", "/var/lib/tide/events.jsonl")?);
-                if !path.is_absolute() {
-                    return Err(SpecError::new("path", format!("is {}", path.display()))
-                        .hint("an absolute path: agents run in directories of their own"));
-                }
-                Self::File { path }
-            }
             Kind::Kafka => {
                 let brokers = fields.required_text("brokers", "kafka:9092")?;
                 let topic = fields.required_text("topic", "orders")?;
@@ -176,7 +156,7 @@ impl SinkSpec {
             Self::Nats(_) => Carrier::Nats,
             Self::Rabbitmq(_) => Carrier::Amqp,
             Self::Redis(_) => Carrier::Redis,
-            Self::Stdout | Self::File { .. } | Self::PgInbox { .. } | Self::Null => Carrier::Lines,
+            Self::Stdout | Self::File(_) | Self::PgInbox { .. } | Self::Null => Carrier::Lines,
         }
     }
 
@@ -184,7 +164,7 @@ impl SinkSpec {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
-            Self::File { .. } => "file",
+            Self::File(_) => "file",
             Self::Webhook(_) => "webhook",
             Self::Kafka { .. } => "kafka",
             Self::Nats(_) => "nats",

@@ -170,7 +170,10 @@ mod tests {
     }
 
     fn file(path: &str) -> SinkSpec {
-        SinkSpec::File { path: path.into() }
+        SinkSpec::File(tide_model::sink_spec::FileSpec {
+            path: path.into(),
+            rotation: None,
+        })
     }
 
     fn put(shelf: &Shelf, number: usize, reason: Reason, now: Instant) -> bool {

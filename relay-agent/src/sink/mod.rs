@@ -34,7 +34,7 @@ use tide_model::{
     Cursor, Epoch, GroupName, PipelineSpec, SinkSpec, Transforms, UnitName,
     format::{Encoder, Provenance},
     route::Route,
-    sink_spec::{NatsSpec, RabbitmqSpec, RedisSpec, WebhookSpec},
+    sink_spec::{FileSpec, NatsSpec, RabbitmqSpec, RedisSpec, WebhookSpec},
 };
 use tokio::sync::watch;
 
@@ -292,7 +292,7 @@ pub(crate) trait Sink: Sized + Send + 'static {
 /// A sink that is about to be opened, so that the worker is compiled for each of them once.
 pub(crate) enum Open {
     Stdout(()),
-    File(file::Settings),
+    File(FileSpec),
     Webhook(WebhookSpec),
     Kafka(kafka::Settings),
     Nats(NatsSpec),
@@ -311,7 +311,7 @@ impl From<&SinkSpec> for Open {
     fn from(spec: &SinkSpec) -> Self {
         match spec.clone() {
             SinkSpec::Stdout => Self::Stdout(()),
-            SinkSpec::File { path } => Self::File(file::Settings { path }),
+            SinkSpec::File(spec) => Self::File(spec),
             SinkSpec::Webhook(spec) => Self::Webhook(spec),
             SinkSpec::Kafka {
                 brokers,

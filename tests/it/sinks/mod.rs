@@ -11,7 +11,8 @@
 //! | a place that is missing is named, and heals | x | x | | x | x | x |
 //! | over TLS, to whom it trusts | | | | x | x | x |
 //!
-//! A file has neither a server that could end nor an opinion about messages. The mock Kafka broker
+//! A file has neither a server that could end nor an opinion about messages; but it is rotated, and
+//! there may be no room for it. The mock Kafka broker
 //! makes topics when asked for them, and takes messages of any size.
 
 mod bench;

@@ -1,216 +1,217 @@
-//! JSON lines appended to a file.
+//! JSON lines appended to a file, which is set aside when it is large or old enough.
 //!
-//! A batch is one write followed by `fdatasync`, so "delivered" survives a power cut. The file is
-//! locked (`flock`) for the write and for the repair of a torn last line, so that several
-//! pipelines or agents may share it, and so that an agent that was frozen in the middle of a write
-//! can never interleave with its successor.
+//! A batch is one write followed by `fdatasync`, so "delivered" survives a power cut; lines that do
+//! not fit into the file any more go to the next one. See [`active`] for who may write when, and
+//! [`archive`] for what becomes of files that were set aside.
+
+mod active;
+mod archive;
+mod names;
+#[cfg(test)]
+mod tests;
+mod tidying;
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
-    path::PathBuf,
+    fs::OpenOptions,
+    io::{self, ErrorKind},
+    path::Path,
+    sync::Once,
 };
 
-use tokio::task::block_in_place;
-use tracing::warn;
+use tide_model::sink_spec::{FileSpec, Rotation};
+use time::OffsetDateTime;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::block_in_place,
+};
+use tracing::{debug, warn};
 
+use self::{active::Active, tidying::Tidying};
 use super::{Batch, Context, Sink, SinkError, envelope};
 
-/// What the sink is opened from.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) path: PathBuf,
-}
+/// What is kept of the buffer between batches.
+const BUFFER: usize = 8 << 20;
 
 pub(crate) struct FileSink {
-    path: PathBuf,
-    file: File,
+    active: Active,
+    rotation: Option<Rotation>,
+    tidying: Tidying,
+    /// Lines to be written, and where each of them ends.
     buffer: Vec<u8>,
+    ends: Vec<usize>,
 }
 
 impl Sink for FileSink {
     const KIND: &'static str = "file";
-    type Settings = Settings;
+    type Settings = FileSpec;
 
     /// Looks whether the file could be opened, without making it: its owner may be about to.
-    async fn prepare(settings: &Settings) -> Result<Option<Self>, SinkError> {
-        let judged = |error| judge(settings, &error);
-        block_in_place(
-            || match OpenOptions::new().append(true).open(&settings.path) {
-                Ok(_) => Ok(None),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    let directory = settings
-                        .path
-                        .parent()
-                        .filter(|path| path.components().next().is_some());
-                    let directory = directory.unwrap_or_else(|| std::path::Path::new("."));
-                    std::fs::read_dir(directory).map_err(judged)?;
-                    Ok(None)
-                }
-                Err(error) => Err(judged(error)),
-            },
-        )
+    async fn prepare(settings: &FileSpec) -> Result<Option<Self>, SinkError> {
+        let path = &settings.path;
+        let judged = |error| judge(path, &error);
+        block_in_place(|| match OpenOptions::new().append(true).open(path) {
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let directory = path
+                    .parent()
+                    .filter(|path| path.components().next().is_some());
+                let directory = directory.unwrap_or_else(|| Path::new("."));
+                std::fs::read_dir(directory).map_err(judged)?;
+                Ok(None)
+            }
+            Err(error) => Err(judged(error)),
+        })
     }
 
-    async fn open(settings: &Settings, context: &Context) -> Result<Self, SinkError> {
-        block_in_place(|| {
-            let judged = |error| judge(settings, &error);
-            let mut file = OpenOptions::new()
-                .read(true)
-                .append(true)
-                .create(true)
-                .open(&settings.path)
-                .map_err(judged)?;
-            let torn = exclusively(&settings.path, &mut file, |file| {
+    async fn open(settings: &FileSpec, context: &Context) -> Result<Self, SinkError> {
+        survive_file_size_limits();
+        let path = &settings.path;
+        let active = block_in_place(|| {
+            let mut active = Active::open(path).map_err(|error| judge(path, &error))?;
+            active.exclusively(|file| {
                 context.may_publish()?;
-                repair(file).map_err(judged)
+                repair(file)
             })?;
-            if torn > 0 {
-                warn!(path = %settings.path.display(), bytes = torn, "removed a torn last line");
-            }
-            Ok(Self {
-                path: settings.path.clone(),
-                file,
-                buffer: Vec::new(),
-            })
-        })
+            Ok(active)
+        })?;
+        let mut sink = Self {
+            active,
+            rotation: settings.rotation,
+            tidying: Tidying::default(),
+            buffer: Vec::new(),
+            ends: Vec::new(),
+        };
+        sink.tidy();
+        Ok(sink)
     }
 
     async fn deliver(&mut self, context: &Context, batch: &Batch<'_>) -> Result<(), SinkError> {
-        let Self { path, file, buffer } = self;
-        buffer.clear();
+        self.buffer.clear();
+        self.buffer.shrink_to(BUFFER);
+        self.ends.clear();
         for message in batch.messages {
-            envelope::write(buffer, context, message);
-            buffer.push(b'\n');
+            envelope::write(&mut self.buffer, context, message);
+            self.buffer.push(b'\n');
+            self.ends.push(self.buffer.len());
         }
         // Written in place: a write that was handed to another thread could not be taken back.
-        block_in_place(|| {
-            let settings = Settings { path: path.clone() };
-            exclusively(path, file, |file| {
+        block_in_place(|| self.write(context, batch))
+    }
+
+    async fn close(self) {
+        self.tidying.close().await;
+    }
+}
+
+/// What was done under the lock.
+enum Step {
+    /// The file was set aside.
+    SetAside,
+    /// So many lines are durable now.
+    Written(usize),
+}
+
+impl FileSink {
+    /// Writes what is in the buffer, into as many files as that takes.
+    fn write(&mut self, context: &Context, batch: &Batch<'_>) -> Result<(), SinkError> {
+        let mut written = 0;
+        while written < self.ends.len() {
+            let Self {
+                active,
+                rotation,
+                buffer,
+                ends,
+                ..
+            } = self;
+            let step = active.exclusively(|file| {
                 context.may_publish()?;
-                append(file, buffer).map_err(|error| judge(&settings, &error))
-            })?;
-            file.sync_data().map_err(|error| judge(&settings, &error))
-        })
-    }
-}
-
-/// Runs `act` while nobody else writes. Never waits: a holder may be frozen.
-fn exclusively<T>(
-    path: &std::path::Path,
-    file: &mut File,
-    act: impl FnOnce(&mut File) -> Result<T, SinkError>,
-) -> Result<T, SinkError> {
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(SinkError::transient(format!(
-                "{}: another process is writing to it",
-                path.display()
-            )));
+                repair(file)?;
+                let length = file.length()?;
+                let begin = written.checked_sub(1).map_or(0, |last| ends[last]);
+                let fitting = match rotation {
+                    None => ends.len(),
+                    Some(rotation) => {
+                        let old = rotation
+                            .age
+                            .is_some_and(|age| OffsetDateTime::now_utc() - file.begun() >= age);
+                        written + fitting(*rotation, length, old, begin, &ends[written..])
+                    }
+                };
+                if fitting == written {
+                    file.set_aside()
+                        .map_err(|error| judge(file.path(), &error))?;
+                    return Ok(Step::SetAside);
+                }
+                let lines = &buffer[begin..ends[fitting - 1]];
+                file.append(lines)
+                    .map_err(|error| judge(file.path(), &error))?;
+                Ok(Step::Written(fitting))
+            });
+            match step.map_err(|error| error.after(written))? {
+                Step::SetAside => {
+                    debug!(path = %self.active.path().display(), "file set aside");
+                    self.tidy();
+                }
+                Step::Written(lines) => {
+                    written = lines;
+                    batch.progress.reached(written);
+                }
+            }
         }
-        Err(TryLockError::Error(error)) => {
-            return Err(SinkError::transient(format!(
-                "{}: could not lock it: {error}",
-                path.display()
-            )));
+        Ok(())
+    }
+
+    fn tidy(&mut self) {
+        if let Some(rotation) = self.rotation {
+            self.tidying.ask(self.active.path().to_owned(), rotation);
         }
     }
-    let result = act(file);
-    // Cannot fail for a lock that we hold, and closing the file frees it too.
-    drop(file.unlock());
-    result
 }
 
-/// Appends all or nothing.
-fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    let end = file.metadata()?.len();
-    file.write_all(bytes).inspect_err(|_| {
-        // What was written of it would be a torn line in front of the next attempt.
-        drop(file.set_len(end));
-    })
-}
-
-/// Cuts off a last line without its end and returns how many bytes that were.
-fn repair(file: &mut File) -> io::Result<u64> {
-    const STEP: u64 = 64 * 1024;
-    let end = file.metadata()?.len();
-    let mut keep = end;
-    let mut chunk = Vec::new();
-    while keep > 0 {
-        let start = keep.saturating_sub(STEP);
-        file.seek(SeekFrom::Start(start))?;
-        chunk.clear();
-        Read::take(&mut *file, keep - start).read_to_end(&mut chunk)?;
-        if let Some(position) = chunk.iter().rposition(|byte| *byte == b'\n') {
-            keep = start + position as u64 + 1;
-            break;
-        }
-        keep = start;
+/// How many of the lines go into a file of this length, which may be `old`; none if it is to be set
+/// aside first. The first line begins at `begin`, and each of them ends at one of `ends`.
+fn fitting(rotation: Rotation, length: u64, old: bool, begin: usize, ends: &[usize]) -> usize {
+    if length > 0 && old {
+        return 0;
     }
-    if keep < end {
-        file.set_len(keep)?;
-    }
-    Ok(end - keep)
+    let Some(most) = rotation.bytes else {
+        return ends.len();
+    };
+    let fit = ends.partition_point(|end| length + (end - begin) as u64 <= most);
+    // A line that is larger than a file may be has a file to itself.
+    if length == 0 { fit.max(1) } else { fit }
 }
 
-fn judge(settings: &Settings, error: &io::Error) -> SinkError {
-    let reason = format!("{}: {error}", settings.path.display());
+/// Under the lock: nobody is in the middle of a line, so one without an end stays so.
+fn repair(file: &mut Active) -> Result<(), SinkError> {
+    let torn = file.repair().map_err(|error| judge(file.path(), &error))?;
+    if torn > 0 {
+        warn!(path = %file.path().display(), bytes = torn, "removed a torn last line");
+    }
+    Ok(())
+}
+
+fn judge(path: &Path, error: &io::Error) -> SinkError {
+    let reason = format!("{}: {error}", path.display());
     match error.kind() {
         ErrorKind::NotFound
         | ErrorKind::PermissionDenied
         | ErrorKind::IsADirectory
         | ErrorKind::NotADirectory => SinkError::misconfigured(reason),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            SinkError::transient(reason)
+                .and("nothing is lost, and it goes on by itself once there is room")
+        }
         _ => SinkError::transient(reason),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn repaired(content: &[u8]) -> (u64, Vec<u8>) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("f");
-        std::fs::write(&path, content).unwrap();
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .open(&path)
-            .unwrap();
-        let torn = repair(&mut file).unwrap();
-        (torn, std::fs::read(&path).unwrap())
-    }
-
-    #[test]
-    fn whole_files_stay_as_they_are() {
-        for content in [&b""[..], b"{}\n", b"{}\n{}\n"] {
-            assert_eq!(repaired(content), (0, content.to_vec()));
-        }
-    }
-
-    #[test]
-    fn a_torn_line_goes_and_nothing_else() {
-        assert_eq!(repaired(b"{}\n{\"a\":"), (5, b"{}\n".to_vec()));
-        assert_eq!(repaired(b"{\"a\":"), (5, Vec::new()));
-        let long = vec![b'x'; 200_000];
-        let mut content = b"{}\n".to_vec();
-        content.extend_from_slice(&long);
-        assert_eq!(repaired(&content), (200_000, b"{}\n".to_vec()));
-    }
-
-    #[test]
-    fn a_file_that_somebody_writes_to_is_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("f");
-        let other = File::create(&path).unwrap();
-        other.lock().unwrap();
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .open(&path)
-            .unwrap();
-        let refused = exclusively(&path, &mut file, |_| Ok(()));
-        assert!(matches!(refused, Err(SinkError::Transient { .. })));
-    }
+/// A process that writes beyond its limit (`ulimit -f`, `LimitFSIZE=`) is ended by a signal, and all
+/// pipelines with it, unless it listens to that signal: then the write fails, like one to a full disk.
+fn survive_file_size_limits() {
+    /// `SIGXFSZ`, of every platform that Tide is built for.
+    const FILE_SIZE_EXCEEDED: i32 = 25;
+    static ONCE: Once = Once::new();
+    // Once listened to, it never ends a process again, even if nobody listens any more.
+    ONCE.call_once(|| drop(signal(SignalKind::from_raw(FILE_SIZE_EXCEEDED))));
 }

@@ -1,7 +1,9 @@
 //! Reading what a file sink wrote: one envelope a line.
 
+mod rotated;
+
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -32,7 +34,7 @@ pub enum FileError {
     },
 }
 
-/// Reads a JSON-lines file whenever it is asked.
+/// Reads a JSON-lines file whenever it is asked, and before it those that were set aside for it.
 #[derive(Debug, Clone)]
 pub struct FileReader {
     path: PathBuf,
@@ -49,55 +51,40 @@ impl FileReader {
         &self.path
     }
 
-    /// What the file holds now, in the order of its lines.
+    /// What the files hold now, in the order of their names and lines.
     ///
     /// A last line without an end is being written and does not count yet; a file that does not
     /// exist holds nothing. Files keep no arrival times: `at` is absent.
     pub fn records(&self) -> Result<Vec<Delivery>, FileError> {
-        let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => {
-                return Err(FileError::Read {
-                    path: self.path.clone(),
-                    source,
-                });
-            }
-        };
-        let stream = self
-            .path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else {
-            return Ok(Vec::new());
-        };
-        bytes[..end]
-            .split(|byte| *byte == b'\n')
-            .enumerate()
-            .map(|(index, line)| match Envelope::parse(line) {
-                Ok(envelope) => {
-                    let (stream, order) = (stream.clone(), index as u64);
-                    Ok(Delivery {
-                        stream,
-                        envelope,
-                        order,
-                        at: None,
-                    })
-                }
-                Err(source) => Err(FileError::Torn {
-                    path: self.path.clone(),
+        let stream = self.path.file_name().unwrap_or_default();
+        let stream = stream.to_string_lossy();
+        let mut deliveries = Vec::new();
+        for (path, bytes) in rotated::whole(&self.path)? {
+            let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else {
+                continue;
+            };
+            for (index, line) in bytes[..end].split(|byte| *byte == b'\n').enumerate() {
+                let envelope = Envelope::parse(line).map_err(|source| FileError::Torn {
+                    path: path.clone(),
                     line: index + 1,
                     source,
-                }),
-            })
-            .collect()
+                })?;
+                deliveries.push(Delivery {
+                    stream: stream.clone().into_owned(),
+                    envelope,
+                    order: deliveries.len() as u64,
+                    at: None,
+                });
+            }
+        }
+        Ok(deliveries)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const LINE: &str = r#"{"event_id":"6c1f7c0a-4f5c-4b59-9d57-3a3c9f7f9f10","outbox":"o","id":1,"key":null,"headers":{},"payload":1,"created_at":"2026-11-21T10:00:00Z"}"#;
