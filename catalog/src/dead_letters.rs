@@ -7,7 +7,12 @@ use tide_model::{Epoch, GroupName, UnitName};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{CatalogError, error::Doing, intent::Actor, messages::Message};
+use crate::{
+    CatalogError,
+    error::Doing,
+    intent::Actor,
+    messages::{Message, PageLimits},
+};
 
 /// Binds the first seven parameters of every statement about letters that fit a filter.
 macro_rules! filtered {
@@ -120,6 +125,8 @@ pub struct StoredLetter {
     pub published_at: Option<OffsetDateTime>,
     /// The replay that is to deliver it again.
     pub replay: Option<i64>,
+    /// Whether later messages of its key wait behind it.
+    pub parked: bool,
 }
 
 /// The dead letters that fit, at most `most` of them, in the order of their refusals.
@@ -132,7 +139,7 @@ pub async fn dead_letter_list(
     let query = sqlx::query_as(
         "-- dead_letter_list\n\
          SELECT id, pipeline, outbox, message_id, event_id, key, headers, payload, error, attempts, created_at,\n\
-                published_at, replay\n\
+                published_at, replay, parked\n\
          FROM tide.dlq_list($1, $2, $3, $4, $5, $6, $7) ORDER BY id LIMIT $8",
     );
     filtered!(query, group, filter)
@@ -217,50 +224,83 @@ pub struct Letter {
     pub message: Message,
     /// At most so many a second.
     pub rate: Option<f64>,
+    /// Whether those of its key that come later wait for it.
+    pub parked: bool,
 }
 
 /// The next letters that a unit is to deliver again, in the order of their refusals, of the oldest
-/// replay only.
+/// replay only: at most so many, and no further once they hold so many bytes.
 pub async fn letters_to_replay(
     connection: &mut PgConnection,
     group: &GroupName,
     unit: &UnitName,
-    most: usize,
+    limits: PageLimits,
 ) -> Result<Vec<Letter>, CatalogError> {
     let (index, count) = unit.shard().map_or((1, 1), |shard| {
         (i32::from(shard.index), i32::from(shard.count))
     });
-    let rows = sqlx::query(
+    let next: Vec<i64> = sqlx::query_scalar(
         "-- letters_to_replay\n\
          WITH ours AS MATERIALIZED (\n\
              SELECT d.id, d.replay FROM tide.relay_dlq d\n\
              WHERE d.relay_group_id = $1 AND d.pipeline = $2 AND d.replay IS NOT NULL\n\
                AND tide.shard_of(d.key, d.message_id, $4) = $3\n\
          )\n\
-         SELECT d.id AS letter, r.rate, d.message_id AS id, d.event_id, d.key, d.payload::text, d.headers::text,\n\
-                coalesce(d.published_at, d.created_at) AS created_at\n\
-         FROM ours o JOIN tide.relay_dlq d ON d.id = o.id JOIN tide.relay_replays r ON r.id = o.replay\n\
-         WHERE o.replay = (SELECT min(x.replay) FROM ours x)\n\
-         ORDER BY d.id LIMIT $5",
+         SELECT o.id FROM ours o WHERE o.replay = (SELECT min(x.replay) FROM ours x) ORDER BY o.id LIMIT $5",
     )
     .bind(group.as_str())
     .bind(unit.pipeline_str())
     .bind(index)
     .bind(count)
-    .bind(most as i64)
-    .fetch_all(connection)
+    .bind(limits.messages as i64)
+    .fetch_all(&mut *connection)
     .await
-    .doing("reading letters to deliver again")?;
-    rows.iter()
-        .map(|row| {
-            Ok(Letter {
-                id: row.try_get("letter")?,
-                rate: row.try_get("rate")?,
-                message: Message::from_row(row)?,
-            })
+    .doing("looking for letters to deliver again")?;
+    let mut letters = Vec::with_capacity(next.len());
+    let mut bytes = 0;
+    // One by one: no statement says in advance how much it is going to send.
+    for id in next {
+        if bytes >= limits.bytes {
+            break;
+        }
+        let Some(letter) = letter_to_replay(connection, id).await? else {
+            // Discarded meanwhile.
+            continue;
+        };
+        bytes += letter.message.payload.len() + letter.message.headers.len();
+        letters.push(letter);
+    }
+    Ok(letters)
+}
+
+async fn letter_to_replay(
+    connection: &mut PgConnection,
+    id: i64,
+) -> Result<Option<Letter>, CatalogError> {
+    let row = sqlx::query(
+        "-- letter_to_replay\n\
+         SELECT r.rate, d.parked, d.message_id AS id, d.event_id, d.key, d.payload::text, d.headers::text,\n\
+                coalesce(d.published_at, d.created_at) AS created_at\n\
+         FROM tide.relay_dlq d JOIN tide.relay_replays r ON r.id = d.replay\n\
+         WHERE d.id = $1",
+    )
+    .bind(id)
+    .fetch_optional(connection)
+    .await
+    .doing("reading a letter to deliver again")?;
+    row.map(|row| {
+        Ok(Letter {
+            id,
+            rate: row.try_get("rate")?,
+            parked: row.try_get("parked")?,
+            message: Message::from_row(&row)?,
         })
-        .collect::<Result<_, sqlx::Error>>()
-        .doing("reading letters to deliver again")
+    })
+    .transpose()
+    .map_err(|source: sqlx::Error| CatalogError::Database {
+        doing: "reading a letter to deliver again",
+        source,
+    })
 }
 
 /// Takes away letters that were delivered again; false means fenced.

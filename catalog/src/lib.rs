@@ -36,6 +36,7 @@ pub mod offsets;
 pub mod operations;
 pub mod orders;
 pub mod outboxes;
+pub mod parking;
 pub mod pipelines;
 pub mod preflight;
 pub mod rights;

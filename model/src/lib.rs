@@ -44,7 +44,7 @@ pub use name::{
     PipelineName,
 };
 pub use pipeline::{PipelineSpec, SpecError};
-pub use policy::{Policy, RateLimit};
+pub use policy::{ParkingLimits, Policy, RateLimit};
 pub use sink_spec::SinkSpec;
 pub use snapshot::Snapshot;
 pub use state::PipelineState;

@@ -205,6 +205,13 @@ mod tests {
         assert_eq!(policy(r#", "rate_limit": 50"#).rate_limit, limit(50, 50));
         let both = r#", "rate_limit": 50, "rate_burst": 7"#;
         assert_eq!(policy(both).rate_limit, limit(50, 7));
+        assert_eq!(policy("").parking, None);
+        assert_eq!(policy(r#", "on_rejected": "dead_letter""#).parking, None);
+        let parking = |keys, messages| Some(crate::ParkingLimits { keys, messages });
+        let parked = r#", "on_rejected": "park_key""#;
+        assert_eq!(policy(parked).parking, parking(1_000, 10_000));
+        let few = r#", "on_rejected": "park_key", "max_parked_keys": 2, "max_parked_messages": 9"#;
+        assert_eq!(policy(few).parking, parking(2, 9));
     }
 
     #[test]
@@ -249,6 +256,14 @@ mod tests {
             (
                 json!({"sink_type": "null", "rate_burst": 5}),
                 "key \"rate_burst\" belongs to \"rate_limit\", which is missing (how many messages a second, for example \"rate_limit\": 100)",
+            ),
+            (
+                json!({"sink_type": "null", "on_rejected": "park"}),
+                "key \"on_rejected\" is \"park\" (one of: dead_letter, park_key)",
+            ),
+            (
+                json!({"sink_type": "null", "max_parked_keys": 5}),
+                "key \"max_parked_keys\" is about parked keys, and none is (\"on_rejected\": \"park_key\" parks the keys of messages that are refused)",
             ),
             (
                 json!({"sink_type": "null", "breaker_failures": -1}),

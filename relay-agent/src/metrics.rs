@@ -27,6 +27,12 @@ pub(crate) const MESSAGES_DELIVERED: &str = "pg_tide_relay_messages_delivered_to
 pub(crate) const MESSAGES_DEAD_LETTERED: &str = "pg_tide_relay_messages_dead_lettered_total";
 /// Messages that a pipeline's transforms keep from its sink.
 pub(crate) const MESSAGES_FILTERED: &str = "pg_tide_relay_messages_filtered_total";
+/// Messages that wait unsent behind a refused one of their key.
+pub(crate) const MESSAGES_PARKED: &str = "pg_tide_relay_messages_parked_total";
+/// Keys of this agent's pipelines that are parked.
+pub(crate) const PARKED_KEYS: &str = "pg_tide_relay_parked_keys";
+/// Dead letters that were tried again, by outcome.
+pub(crate) const LETTERS_REPLAYED: &str = "pg_tide_relay_letters_replayed_total";
 /// Deliveries that failed, by disposition.
 pub(crate) const DELIVERY_FAILURES: &str = "pg_tide_relay_delivery_failures_total";
 /// Pipelines gained and lost, by reason.
@@ -179,6 +185,21 @@ fn describe_messages() {
         MESSAGES_FILTERED,
         Unit::Count,
         "messages that a pipeline's transforms keep from its sink"
+    );
+    describe_counter!(
+        MESSAGES_PARKED,
+        Unit::Count,
+        "messages that wait unsent behind a refused one of their key"
+    );
+    describe_gauge!(
+        PARKED_KEYS,
+        Unit::Count,
+        "keys of this agent's pipelines that are parked"
+    );
+    describe_counter!(
+        LETTERS_REPLAYED,
+        Unit::Count,
+        "dead letters that were tried again"
     );
     describe_counter!(
         DELIVERY_FAILURES,

@@ -19,6 +19,7 @@ mod hot_reload;
 mod inbox;
 mod janitor;
 mod locks;
+mod parking;
 mod planned;
 mod policy;
 mod replicas;

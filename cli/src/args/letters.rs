@@ -19,6 +19,16 @@ pub enum DlqCommand {
               value_parser = clap::value_parser!(i64).range(1..=100_000))]
         limit: i64,
     },
+    /// List keys that are parked: a message of theirs was refused, and later ones wait behind it
+    Keys {
+        /// Of this pipeline
+        #[arg(long, value_name = "NAME")]
+        pipeline: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "COUNT", default_value_t = 100,
+              value_parser = clap::value_parser!(i64).range(1..=100_000))]
+        limit: i64,
+    },
     /// Show one dead letter, whole
     Show {
         /// Its number, from the list

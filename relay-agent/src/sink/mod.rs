@@ -247,7 +247,7 @@ impl Progress {
 /// - **Preparation**: [`prepare`](Sink::prepare) happens in an agent that does not own the
 ///   pipeline: it changes nothing downstream, and nothing that a consumer could see comes of it.
 /// - **Permission**: [`Context::may_publish`] is asked right before anything leaves the process.
-pub(crate) trait Sink: Sized + Send + 'static {
+pub(crate) trait Sink: Sized + Send + Sync + 'static {
     /// The word for it in metrics; the same as in `sink_type`.
     const KIND: &'static str;
     /// What it is opened from.

@@ -8,13 +8,14 @@ use tide_catalog::{
     dead_letters::{DeadLetter, Letter, dead_letter_write, letter_refused, letters_delivered},
     gone::relay_gone,
     messages::{Message, Page},
+    parking::Refusal,
 };
 use tide_daemon::backoff::Backoff;
 use tide_model::PipelineState;
 
 use super::{
-    Batch, Context, Instant, Interrupt, Meters, Pace, Place, Progress, RETRY, Replaying, Services,
-    Sink, SinkError, Status,
+    Batch, Context, Instant, Interrupt, Meters, Pace, Parking, Place, Progress, RETRY, Replaying,
+    Services, Sink, SinkError, Status,
     ahead::{Found, ReadAhead},
     debug, info, warn,
 };
@@ -30,6 +31,7 @@ pub(super) struct Delivery<'a, S> {
     pub(super) stored: bool,
     pub(super) pace: Pace,
     pub(super) replaying: Replaying,
+    pub(super) parking: Parking,
 }
 
 /// What is to be delivered in order.
@@ -42,7 +44,7 @@ pub(super) enum Load<'a> {
 }
 
 impl<'a> Load<'a> {
-    fn messages(self) -> &'a [Message] {
+    pub(super) fn messages(self) -> &'a [Message] {
         match self {
             Self::Page(page) => &page.messages,
             Self::Letters(_, messages) => messages,
@@ -90,6 +92,7 @@ impl<S: Sink> Delivery<'_, S> {
     /// Delivers until interrupted.
     pub(super) async fn run(&mut self, ahead: &mut ReadAhead) -> Result<Infallible, Interrupt> {
         let meters = Meters::new::<S>(self.context);
+        self.look_up_parked().await?;
         loop {
             let page = self.next_page(ahead, &meters).await?;
             self.status
@@ -218,7 +221,14 @@ impl<S: Sink> Delivery<'_, S> {
                 .opened()
                 .await
                 .map_err(|revoked| broken(revoked.into()))?;
-            let most = match self.pace.permit(load.messages().len() - delivered) {
+            let aside = self.step_aside(load, delivered, meters).await;
+            let aside = aside.map_err(broken)?;
+            if aside > 0 {
+                delivered += aside;
+                self.stored = false;
+                continue;
+            }
+            let most = match self.pace.permit(self.parking.free(load, delivered)) {
                 Ok(most) => most,
                 Err(wait) => {
                     self.status.pause(wait).await.map_err(broken)?;
@@ -344,6 +354,14 @@ impl<S: Sink> Delivery<'_, S> {
         attempts: u32,
         meters: &Meters,
     ) -> Result<(), Interrupt> {
+        let refusal = Refusal {
+            error: reason,
+            attempts,
+        };
+        if self.park(load, index, refusal, meters).await? {
+            meters.dead_lettered.increment(1);
+            return Ok(());
+        }
         let message = &load.messages()[index];
         let note = match load {
             Load::Page(_) => Note::Aside(DeadLetter {
@@ -359,7 +377,11 @@ impl<S: Sink> Delivery<'_, S> {
             "message is in the dead letters"
         );
         match note {
-            Note::Again(letter, ..) => self.replaying.keep(letter),
+            Note::Again(letter, ..) => {
+                self.replaying.keep(letter);
+                self.parking.hold_back(load, index);
+                meters.replay_refused.increment(1);
+            }
             _ => meters.dead_lettered.increment(1),
         }
         Ok(())

@@ -12,6 +12,8 @@ pub(super) struct Meters {
     delivered: Counter,
     pub(super) dead_lettered: Counter,
     filtered: Counter,
+    pub(super) replay_delivered: Counter,
+    pub(super) replay_refused: Counter,
     failures: [Counter; 4],
     duration: Histogram,
 }
@@ -25,7 +27,10 @@ impl Meters {
                 names::DELIVERY_FAILURES, "pipeline" => pipeline.clone(), "sink" => S::KIND, "reason" => reason
             )
         };
+        let replayed = |outcome: &'static str| counter!(names::LETTERS_REPLAYED, "pipeline" => pipeline.clone(), "outcome" => outcome);
         Self {
+            replay_delivered: replayed("delivered"),
+            replay_refused: replayed("refused"),
             delivered: counter!(names::MESSAGES_DELIVERED, &labels),
             dead_lettered: counter!(names::MESSAGES_DEAD_LETTERED, &labels),
             filtered: counter!(names::MESSAGES_FILTERED, &labels),

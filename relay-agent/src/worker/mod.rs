@@ -17,7 +17,8 @@
 //! **When this fails**
 //! - the sink fails for now: the rest of the batch is tried again with growing delays.
 //! - the receiver wants no more for good: the pipeline is paused until an operator resumes it.
-//! - the sink refuses one message for good: it goes to the dead letters, the rest goes on.
+//! - the sink refuses one message for good: it goes to the dead letters, the rest goes on; or its
+//!   key is parked, and what follows of the key goes there too.
 //! - it fails several times in a row: one message at a time is tried until it answers.
 //! - the configuration cannot work: nothing is tried until it changes, save for a look now and then.
 //! - the position is refused: a newer owner exists; stop at once.
@@ -28,6 +29,7 @@
 mod ahead;
 mod deliver;
 mod meters;
+mod parking;
 mod policy;
 mod read;
 mod replay;
@@ -57,7 +59,10 @@ use crate::{
     wakeup::{Idle, WakeupHandle},
 };
 
-use self::{ahead::ReadAhead, meters::Meters, policy::Pace, read::Reader, replay::Replaying};
+use self::{
+    ahead::ReadAhead, meters::Meters, parking::Parking, policy::Pace, read::Reader,
+    replay::Replaying,
+};
 
 /// The right to run one pipeline: a lock on a session that is still trusted, and its epoch. A
 /// worker cannot be built without one, and it cannot be copied.
@@ -219,6 +224,7 @@ async fn run_with<S: Sink>(
         stored: false,
         pace: Pace::new(&spec.policy, context),
         replaying: Replaying::default(),
+        parking: Parking::new(&spec.policy, context),
     };
     let mut ahead = ReadAhead::start(reader);
     let interrupt = match delivery.run(&mut ahead).await {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tide_catalog::{
     CatalogError,
     dead_letters::{Letter, letters_to_replay},
-    messages::Message,
+    messages::{Message, PageLimits},
 };
 use tide_daemon::backoff::Backoff;
 use tokio::time::{Instant, sleep_until};
@@ -21,6 +21,8 @@ use super::{
 
 /// Most letters between two pages.
 const CHUNK: usize = 100;
+/// No further letter between two pages once they hold so many bytes.
+const CHUNK_BYTES: usize = 4 << 20;
 /// A replay with a rate comes by about this often.
 const BEATS_PER_SECOND: f64 = 10.0;
 
@@ -110,6 +112,7 @@ impl<S: Sink> Delivery<'_, S> {
         let (chunk, rest) = pace(first.rate);
         letters.truncate(chunk);
         self.replaying.kept.clear();
+        self.parking.begin_letters();
         let begun = Instant::now();
         let messages: Vec<Message> = letters
             .iter()
@@ -129,6 +132,8 @@ impl<S: Sink> Delivery<'_, S> {
             }
         };
         self.settle(load, delivered).await?;
+        let replayed = self.replaying.delivered(&letters[..delivered]).len();
+        meters.replay_delivered.increment(replayed as u64);
         self.stored = false;
         self.replaying.due = Some(begun + rest(delivered));
         Ok(())
@@ -148,7 +153,10 @@ impl<S: Sink> Delivery<'_, S> {
             &mut connection,
             &self.context.group,
             &self.context.pipeline,
-            CHUNK,
+            PageLimits {
+                messages: CHUNK,
+                bytes: CHUNK_BYTES,
+            },
         )
         .await
     }

@@ -1,5 +1,7 @@
 //! Dead letters: look, have them delivered again, discard. Owners deliver; this only asks them to.
 
+mod parked_keys;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 use tide_catalog::{
@@ -31,6 +33,9 @@ const MANY: i64 = 10;
 pub(super) async fn run(context: &Context, command: DlqCommand) -> Result<Exit, CliError> {
     match command {
         DlqCommand::List { filter, limit } => list(context, &filter.into(), limit).await,
+        DlqCommand::Keys { pipeline, limit } => {
+            parked_keys::list(context, pipeline.as_deref(), limit).await
+        }
         DlqCommand::Show { id } => show(context, id).await,
         DlqCommand::Replay(args) => replay(context, args).await,
         DlqCommand::Discard(args) => discard(context, args).await,
@@ -67,6 +72,8 @@ struct Letter {
     published_at: Option<OffsetDateTime>,
     /// The replay that is to deliver it again.
     replay: Option<i64>,
+    /// Whether later messages of its key wait behind it.
+    parked: bool,
     headers: Value,
     payload: Value,
 }
@@ -85,6 +92,7 @@ impl From<StoredLetter> for Letter {
             refused_at: letter.created_at,
             published_at: letter.published_at,
             replay: letter.replay,
+            parked: letter.parked,
             headers: letter.headers,
             payload: letter.payload,
         }
@@ -252,9 +260,10 @@ fn table(style: Style, letters: &[Letter], now: OffsetDateTime) -> String {
     let heading = ["ID", "PIPELINE", "MESSAGE", "KEY", "AGE", "TRIES", "ERROR"];
     let mut table = Table::new(style, &heading).with_words_in("ERROR");
     for letter in letters {
-        let error = match letter.replay {
-            Some(_) => format!("(to be delivered again) {}", letter.error),
-            None => letter.error.clone(),
+        let error = match (letter.replay, letter.parked) {
+            (Some(_), _) => format!("(to be delivered again) {}", letter.error),
+            (None, true) => format!("(key is parked) {}", letter.error),
+            (None, false) => letter.error.clone(),
         };
         table.row([
             Cell::from(letter.id.to_string()),
