@@ -4,8 +4,9 @@
 //! not stored yet, so memory is bounded by the number of pipelines and a slow database slows
 //! nobody but itself. A position that the catalog refuses means fenced.
 //!
-//! Positions are stored every [`PACE`] at most while nobody waits for one: a store costs the server
-//! as much as reading some hundred messages, and a crash repeats what was delivered since.
+//! Positions are stored every [`PACE`] at most while nobody waits for one, because a store costs the
+//! server as much as reading some hundred messages. A crash repeats what was delivered since, so no
+//! pipeline delivers more than [`MOST_UNSTORED`] batches before a store begins.
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The least time from one store to the next, unless somebody waits for it.
 const PACE: Duration = Duration::from_millis(10);
+
+/// Positions that a worker may leave before one is stored at once.
+const MOST_UNSTORED: u64 = 3;
 
 /// How far a worker's positions are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,9 +194,9 @@ async fn store(
 impl Positions {
     /// Leaves a position to be stored; it replaces an older one that is not stored yet.
     pub(crate) fn advance(&mut self, cursor: Cursor) -> Result<(), Fenced> {
-        if *self.stored.borrow() == Stored::Fenced {
+        let Stored::UpTo(stored) = *self.stored.borrow() else {
             return Err(Fenced);
-        }
+        };
         self.number += 1;
         let advance = Advance {
             pipeline: self.pipeline.clone(),
@@ -204,6 +208,9 @@ impl Positions {
             (advance, self.number, self.stored.clone()),
         );
         self.committer.left.notify_one();
+        if self.number - stored >= MOST_UNSTORED {
+            self.committer.awaited.notify_one();
+        }
         Ok(())
     }
 

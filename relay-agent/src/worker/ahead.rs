@@ -5,11 +5,7 @@
 use tide_catalog::{CatalogError, messages::Page};
 use tide_daemon::backoff::Backoff;
 use tide_model::Cursor;
-use tokio::{
-    sync::mpsc,
-    task::{JoinSet, yield_now},
-    time::sleep,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
 use super::{RETRY, read::Reader};
 
@@ -49,11 +45,7 @@ impl ReadAhead {
     /// What comes next. Cancel-safe.
     pub(super) async fn next(&mut self) -> Found {
         match self.found.recv().await {
-            Some(found) => {
-                // The reader has room again, and waits on this very thread for us to be done.
-                yield_now().await;
-                found
-            }
+            Some(found) => found,
             // The task never ends on its own, so it panicked: so do we, and the worker is replaced.
             None => match self.task.join_next().await {
                 Some(Err(error)) if error.is_panic() => {

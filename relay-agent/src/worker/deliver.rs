@@ -12,6 +12,7 @@ use tide_catalog::{
 };
 use tide_daemon::backoff::Backoff;
 use tide_model::PipelineState;
+use tokio::task::yield_now;
 
 use super::{
     Batch, Context, Instant, Interrupt, Meters, Pace, Parking, Place, Progress, RETRY, Replaying,
@@ -157,7 +158,11 @@ impl<S: Sink> Delivery<'_, S> {
                 () = self.replaying.due(self.status.orders.replay()) => continue,
             };
             match found {
-                Found::Page(page) => return Ok(page),
+                Found::Page(page) => {
+                    // The reader has room again, and waits on this very thread until we yield.
+                    yield_now().await;
+                    return Ok(page);
+                }
                 Found::Nothing(stepped_over) => {
                     self.status.recovered(self.context);
                     if let Some(position) = stepped_over {

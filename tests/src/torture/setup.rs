@@ -15,9 +15,9 @@ use super::{
 };
 use crate::fleet::Tap;
 
-/// Batches that an owner may have delivered without having stored that: the one under way, the one
-/// whose position is being stored, and those that were delivered while it was.
-const UNSTORED_BATCHES: usize = 4;
+/// Batches that an owner may have delivered without having stored that: the one under way, three
+/// before a store begins, and those that were delivered while it was on its way.
+const UNSTORED_BATCHES: usize = 6;
 
 impl Run<'_> {
     /// Adds a pipeline.
