@@ -193,10 +193,10 @@ async fn whoever_takes_a_hold_away_takes_away_no_other_s() -> Result<()> {
         .as_str()
         .unwrap_or_default()
         .to_owned();
-    let remove = ["hold", "remove", &id, "--reason", "she is on holiday"];
-    let refused = remote("tom", &remove).await?;
+    let without_breaking = ["hold", "remove", &id, "--reason", "she is on holiday"];
+    let refused = remote("tom", &without_breaking).await?;
     refused.explains(6, "belongs to ana: kernel", "--break")?;
-    let broken = remote("tom", &[&remove[..], &["--break"]].concat()).await?;
+    let broken = remote("tom", &[&without_breaking[..], &["--break"]].concat()).await?;
     ensure!(broken.code == Some(0), "{broken:?}");
     let state = done(&fleet, "tom", &["agent", "show", "relay-2"]).await?;
     ensure!(

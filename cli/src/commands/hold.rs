@@ -40,20 +40,21 @@ pub(super) async fn uncordon(context: &Context, args: UncordonArgs) -> Result<Ex
 }
 
 pub(super) async fn pin(context: &Context, args: PinArgs) -> Result<Exit, CliError> {
-    let to = match args.to {
-        Some(to) => to,
-        None => {
-            let mut source = source::connect(context).await?;
-            let mut units = source.pipelines(None).await?;
-            units.retain(|unit| unit.name.pipeline() == args.name);
-            let mut owners: Vec<_> = units.into_iter().filter_map(|unit| unit.owner).collect();
-            owners.dedup();
-            let [owner] = <[_; 1]>::try_from(owners).map_err(|owners| CliError::Blocked {
-                message: format!("{} has {}", args.name, counted(owners.len(), "owner")),
-                hint: "say where it shall stay: --to AGENT".to_owned(),
-            })?;
-            owner
-        }
+    let to = if let Some(to) = args.to {
+        to
+    } else {
+        let mut source = source::connect(context).await?;
+        let mut units = source.pipelines(None).await?;
+        units.retain(|unit| unit.name.pipeline() == args.name);
+        let mut owners: Vec<_> = units.into_iter().filter_map(|unit| unit.owner).collect();
+        // Shards of one agent need not be neighbours.
+        owners.sort();
+        owners.dedup();
+        let [owner] = <[_; 1]>::try_from(owners).map_err(|owners| CliError::Blocked {
+            message: format!("{} has {}", args.name, counted(owners.len(), "owner")),
+            hint: "say where it shall stay: --to AGENT".to_owned(),
+        })?;
+        owner
     };
     set(context, &NewHold::Pin(args.name, to), args.hold).await
 }
@@ -78,10 +79,10 @@ async fn set(context: &Context, hold: &NewHold, args: SetArgs) -> Result<Exit, C
         name: args.name_of_hold,
         lasting: args.lasting,
     };
-    let held = source.hold_set(hold, &terms, &intent).await?;
-    context.screen.show(&held, |_| {
-        let target = held.target.as_str();
-        format!("{target} is held: {}", held.summary())
+    let in_force = source.hold_set(hold, &terms, &intent).await?;
+    context.screen.show(&in_force, |_| {
+        let target = in_force.target.as_str();
+        format!("{target} is held: {}", in_force.summary())
     })?;
     Ok(Exit::Done)
 }
@@ -106,9 +107,10 @@ async fn lift(
             _ => format!("{name} is no longer {} by you", kind.participle()),
         };
         let left: Vec<String> = left.iter().map(Hold::summary).collect();
-        match left.is_empty() {
-            true => done,
-            false => format!("{done}; still held: {}", left.join("; ")),
+        if left.is_empty() {
+            done
+        } else {
+            format!("{done}; still held: {}", left.join("; "))
         }
     })?;
     Ok(Exit::Done)

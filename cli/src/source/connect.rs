@@ -63,18 +63,18 @@ pub async fn ask_each(
 async fn choose(context: &Context) -> Result<(Source, Option<String>), CliError> {
     let settings = &context.settings;
     match settings.source {
-        SourceChoice::Database => Ok((Source::Database(database(context).await?), None)),
+        SourceChoice::Database => Ok((Source::Database(Box::new(database(context).await?)), None)),
         SourceChoice::Auto if settings.knows_database() => {
             match control_plane(context, settings.timeout.min(PROBE)).await {
                 Ok(found) => {
                     let found = found.with_deadline(settings.timeout);
-                    Ok((Source::ControlPlane(found), None))
+                    Ok((Source::ControlPlane(Box::new(found)), None))
                 }
                 Err(error @ CliError::Unreachable { .. }) => {
                     let database = database(context).await?;
                     let database = database.instead_of("control plane unreachable");
                     Ok((
-                        Source::Database(database),
+                        Source::Database(Box::new(database)),
                         Some(format!("{error}; using the database")),
                     ))
                 }
@@ -83,7 +83,7 @@ async fn choose(context: &Context) -> Result<(Source, Option<String>), CliError>
         }
         SourceChoice::Auto | SourceChoice::ControlPlane => {
             let found = control_plane(context, settings.timeout).await?;
-            Ok((Source::ControlPlane(found), None))
+            Ok((Source::ControlPlane(Box::new(found)), None))
         }
     }
 }

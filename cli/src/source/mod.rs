@@ -39,9 +39,9 @@ use crate::error::CliError;
 #[derive(Debug)]
 pub enum Source {
     /// A control plane.
-    ControlPlane(ControlPlane),
+    ControlPlane(Box<ControlPlane>),
     /// PostgreSQL itself.
-    Database(Database),
+    Database(Box<Database>),
 }
 
 /// Who asks for a change, what for, and until when.

@@ -117,7 +117,7 @@ impl OperationService for OperationApi {
             };
             Ok((response, operation.id))
         };
-        self.recorded(command, done).await
+        Box::pin(self.recorded(command, done)).await
     }
 
     async fn undrain(
@@ -144,7 +144,7 @@ impl OperationService for OperationApi {
             };
             Ok((response, operation.id))
         };
-        self.recorded(command, done).await
+        Box::pin(self.recorded(command, done)).await
     }
 
     async fn r#move(
@@ -174,7 +174,7 @@ impl OperationService for OperationApi {
             };
             Ok((response, operation.id))
         };
-        self.recorded(command, done).await
+        Box::pin(self.recorded(command, done)).await
     }
 
     async fn plan_rebalance(
@@ -212,7 +212,7 @@ impl OperationService for OperationApi {
             };
             Ok((response, operation.id))
         };
-        self.recorded(command, done).await
+        Box::pin(self.recorded(command, done)).await
     }
 
     async fn get_operation(
@@ -285,7 +285,7 @@ impl OperationService for OperationApi {
             };
             Ok((response, id))
         };
-        self.recorded(command, done).await
+        Box::pin(self.recorded(command, done)).await
     }
 }
 

@@ -334,7 +334,10 @@ fn admissible_move(
     if let Some(hold) = view.staying(&row.name)
         && hold.to.as_ref() != Some(to)
     {
-        return Err(CommandError::Stays(pipeline.clone(), hold.clone()));
+        return Err(CommandError::Stays(
+            pipeline.clone(),
+            Box::new(hold.clone()),
+        ));
     }
     let has_it = row.owner.as_ref() == Some(to);
     if !is_alive(view, to) {

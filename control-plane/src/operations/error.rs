@@ -39,7 +39,7 @@ pub(crate) enum CommandError {
     TakesNoWork(AgentName),
     /// A hold keeps the pipeline where it is.
     #[error("pipeline {} is {} {}", .0, .1.kind.participle(), .1.origin())]
-    Stays(UnitName, Hold),
+    Stays(UnitName, Box<Hold>),
     /// The pipeline to be moved does not run anywhere.
     #[error("pipeline {0} is disabled")]
     Disabled(UnitName),

@@ -216,16 +216,7 @@ impl<S: Sink> Delivery<'_, S> {
             if begun && self.status.stop.is_cancelled() {
                 return Err(broken(Interrupt::Stop));
             }
-            if self.status.is_on_hold(self.context) {
-                // It may last, and what is delivered is delivered.
-                self.settle(load, delivered).await.map_err(broken)?;
-                self.status.hold(self.context).await.map_err(broken)?;
-            }
-            self.status
-                .trust
-                .opened()
-                .await
-                .map_err(|revoked| broken(revoked.into()))?;
+            self.permitted(load, delivered).await.map_err(broken)?;
             let aside = self.step_aside(load, delivered, meters).await;
             let aside = aside.map_err(broken)?;
             if aside > 0 {
@@ -307,6 +298,16 @@ impl<S: Sink> Delivery<'_, S> {
             self.status.pause(delay).await.map_err(broken)?;
         }
         Ok(())
+    }
+
+    /// Waits until we may deliver what follows the first `delivered` messages.
+    async fn permitted(&mut self, load: Load<'_>, delivered: usize) -> Result<(), Interrupt> {
+        if self.status.is_on_hold(self.context) {
+            // It may last, and what is delivered is delivered.
+            self.settle(load, delivered).await?;
+            self.status.hold(self.context).await?;
+        }
+        Ok(self.status.trust.opened().await?)
     }
 
     /// In the middle of a page that takes its time: what is delivered need not be repeated.

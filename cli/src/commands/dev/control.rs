@@ -93,9 +93,8 @@ impl Control {
     /// Connects to it.
     pub(super) async fn connect(&self) -> anyhow::Result<Source> {
         let address: Uri = self.url().parse()?;
-        Ok(Source::ControlPlane(
-            ControlPlane::connect(&address, &Access::default(), ANSWER).await?,
-        ))
+        let connected = ControlPlane::connect(&address, &Access::default(), ANSWER).await?;
+        Ok(Source::ControlPlane(Box::new(connected)))
     }
 
     /// Waits until it answers and what it knows satisfies `enough`, which otherwise says what is

@@ -154,7 +154,10 @@ impl Fleet {
             return control.connect().await;
         }
         let session = Session::open(self.server.clone(), ANSWER).await?;
-        Ok(Source::Database(Database::new(session, self.group.clone())))
+        Ok(Source::Database(Box::new(Database::new(
+            session,
+            self.group.clone(),
+        ))))
     }
 
     /// Waits until what PostgreSQL knows is as `judge` wants it; what is missing is its error.

@@ -14,7 +14,7 @@ use crate::{
 
 /// One parked key, as printed.
 #[derive(Serialize)]
-struct Key {
+struct Row {
     pipeline: String,
     key: String,
     /// How many letters of it there are, the refused one among them.
@@ -28,7 +28,7 @@ struct Key {
     replaying: i64,
 }
 
-impl From<ParkedKey> for Key {
+impl From<ParkedKey> for Row {
     fn from(key: ParkedKey) -> Self {
         Self {
             pipeline: key.name,
@@ -54,7 +54,7 @@ pub(super) async fn list(
     let found = session
         .run(async |connection| Ok(parked_key_list(connection, group, pipeline, limit).await?))
         .await?;
-    let keys: Vec<Key> = found.into_iter().map(Key::from).collect();
+    let keys: Vec<Row> = found.into_iter().map(Row::from).collect();
     let now = OffsetDateTime::now_utc();
     context
         .screen
@@ -67,7 +67,7 @@ pub(super) async fn list(
     Ok(Exit::Done)
 }
 
-fn table(style: Style, keys: &[Key], now: OffsetDateTime) -> String {
+fn table(style: Style, keys: &[Row], now: OffsetDateTime) -> String {
     let heading = [
         "PIPELINE", "KEY", "LETTERS", "FIRST", "PARKED", "TRIES", "ERROR",
     ];
