@@ -71,6 +71,11 @@ pub struct Args {
     #[arg(long, env = "TIDE_LEASE", value_name = "DURATION", value_parser = parse_seconds)]
     pub lease: Option<Duration>,
 
+    /// How long plans and drains may be refused after a start because too few agents have reported
+    /// yet; 0 never refuses them [default: 15]
+    #[arg(long, env = "TIDE_WARM_UP", value_name = "DURATION", value_parser = parse_seconds)]
+    pub warm_up: Option<Duration>,
+
     /// Which group of agents to look after [default: default]
     #[arg(long, env = "TIDE_RELAY_GROUP_ID", value_name = "GROUP")]
     pub relay_group_id: Option<String>,
@@ -88,7 +93,7 @@ pub struct Args {
     pub log_format: Option<LogFormat>,
 
     /// A TOML file with the same settings: `postgres_url`, `listen`, `advertise_url`, `lease_secs`,
-    /// `relay_group_id`, `metrics_addr`, `shutdown_timeout_secs`, `log_format`, `tls_cert`, `tls_key`,
+    /// `warm_up_secs`, `relay_group_id`, `metrics_addr`, `shutdown_timeout_secs`, `log_format`, `tls_cert`, `tls_key`,
     /// `client_ca`, `tokens`, `cors_origins`, `request_rate`, `insecure`
     #[arg(long, env = "TIDE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -12,8 +12,10 @@ use tokio::time::timeout;
 const MAX_SESSIONS: u32 = 8;
 /// Beyond this the database counts as away.
 const SESSION_WITHIN: Duration = Duration::from_secs(3);
-/// One statement, or one read of the whole fleet, must be done within this.
+/// One statement must be done within this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// One read of the whole fleet, however large, must be done within this.
+const VIEW_WITHIN: Duration = Duration::from_secs(60);
 
 /// The catalog of one group. Cheap to clone.
 #[derive(Clone)]
@@ -103,7 +105,10 @@ impl Session {
 
     /// Reads everything about a group.
     pub(crate) async fn view(&mut self, group: &GroupName) -> Result<DatabaseView, CatalogError> {
-        answer(fleet::database_view(&mut self.connection, group)).await
+        let view = fleet::large_database_view(&mut self.connection, group);
+        timeout(VIEW_WITHIN, view)
+            .await
+            .unwrap_or(Err(CatalogError::Timeout(VIEW_WITHIN)))
     }
 
     /// Gives the session back to whoever needs one next.

@@ -92,7 +92,7 @@ impl ControlPlane {
         let (database, first) = startup::open_database(config).await?;
         let (grpc, grpc_addr) = startup::bind_grpc(config.listen).await?;
         let (http, http_addr) = startup::bind_http(config.metrics_addr).await?;
-        let (fleet, hub) = fleet::fleet(database.clone(), first);
+        let (fleet, hub) = fleet::fleet(database.clone(), first, config.warm_up);
         let node = startup::node_id(grpc_addr)?;
         let address = startup::advertised(config, grpc_addr);
         let (leadership, election) = leadership::contend(&database, node, address, config.lease)
@@ -158,7 +158,10 @@ impl ControlPlane {
         info!(group = %self.group, database = self.database.server().label(), "fleet read");
         lifecycle.spawn("credentials", self.credentials_task.run(stop.clone()));
         lifecycle.spawn("audit", audit_task.run(stop.clone()));
-        lifecycle.spawn("hub", self.hub.run(stop.clone()));
+        lifecycle.spawn(
+            "hub",
+            self.hub.run(self.leadership.standings(), stop.clone()),
+        );
         lifecycle.spawn(
             "notices",
             notices::listen(self.database.clone(), self.fleet.clone(), stop.clone()),

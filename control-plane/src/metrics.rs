@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
-use tide_model::fleet::{AgentState, FleetView};
+use tide_model::fleet::{AgentState, Ownership};
 
-use crate::access::Denied;
+use crate::{access::Denied, fleet::view::View};
 
 /// Agents by state. Label: `state`.
 pub(crate) const AGENTS: &str = "tide_control_plane_agents";
@@ -34,6 +34,18 @@ pub(crate) const DENIED_TOTAL: &str = "tide_control_plane_denied_total";
 /// Lines of the audit that could not be written.
 pub(crate) const AUDIT_LOST_TOTAL: &str = "tide_control_plane_audit_lost_total";
 
+/// Pipelines of which the locks and what agents report disagree. Label: `ownership`.
+pub(crate) const DISAGREEMENTS_GAUGE: &str = "tide_control_plane_ownership_disagreements";
+/// Part of the live agents that have told everything since this control plane started.
+pub(crate) const COVERAGE: &str = "tide_control_plane_coverage_ratio";
+
+const DISAGREEMENTS: [Ownership; 4] = [
+    Ownership::Split,
+    Ownership::Orphan,
+    Ownership::Ghost,
+    Ownership::Stale,
+];
+
 const AGENT_STATES: [AgentState; 7] = [
     AgentState::Active,
     AgentState::Cordoned,
@@ -61,10 +73,14 @@ const PIPELINE_STATES: [&str; 9] = [
 pub(crate) enum ReportKind {
     /// Who it is.
     Hello,
-    /// All of its pipelines.
+    /// All of its pipelines, at once or by the last chunk.
     Snapshot,
+    /// Some of its pipelines, on the way to all.
+    SnapshotChunk,
     /// What changed.
     Delta,
+    /// How far pipelines are behind.
+    Lag,
     /// Nothing changed.
     Heartbeat,
     /// It stops.
@@ -72,10 +88,12 @@ pub(crate) enum ReportKind {
 }
 
 impl ReportKind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Hello,
         Self::Snapshot,
+        Self::SnapshotChunk,
         Self::Delta,
+        Self::Lag,
         Self::Heartbeat,
         Self::Goodbye,
     ];
@@ -84,7 +102,9 @@ impl ReportKind {
         match self {
             Self::Hello => "hello",
             Self::Snapshot => "snapshot",
+            Self::SnapshotChunk => "snapshot_chunk",
             Self::Delta => "delta",
+            Self::Lag => "lag",
             Self::Heartbeat => "heartbeat",
             Self::Goodbye => "goodbye",
         }
@@ -97,6 +117,14 @@ pub(crate) fn describe(methods: &[&'static str]) {
     describe_gauge!(AGENTS, "Agents by state.");
     describe_gauge!(PIPELINES, "Pipelines by state.");
     describe_gauge!(UNOWNED_PIPELINES, "Enabled pipelines that nobody owns.");
+    describe_gauge!(
+        DISAGREEMENTS_GAUGE,
+        "Pipelines of which the locks and what agents report disagree."
+    );
+    describe_gauge!(
+        COVERAGE,
+        "Part of the live agents that have told everything."
+    );
     describe_gauge!(RUNNING_OPERATIONS, "Operations that have not ended.");
     describe_gauge!(WATCHERS, "Open watches, of the fleet and of operations.");
     describe_gauge!(
@@ -150,7 +178,8 @@ fn standing(leads: bool) -> &'static str {
 }
 
 /// Shows a fleet.
-pub(crate) fn record_fleet(view: &FleetView) {
+pub(crate) fn record_fleet(view: &View) {
+    gauge!(COVERAGE).set(view.coverage.share());
     for state in AGENT_STATES {
         let agents = view
             .agents
@@ -160,7 +189,11 @@ pub(crate) fn record_fleet(view: &FleetView) {
         gauge!(AGENTS, "state" => state.as_str()).set(agents as f64);
     }
     let mut pipelines = BTreeMap::from(PIPELINE_STATES.map(|state| (state, 0_u32)));
-    for pipeline in &view.pipelines {
+    let mut disagreements = BTreeMap::from(DISAGREEMENTS.map(|ownership| (ownership.as_str(), 0)));
+    for pipeline in view.pipelines.iter() {
+        if let Some(count) = disagreements.get_mut(pipeline.ownership.as_str()) {
+            *count += 1;
+        }
         if let Some(count) = pipelines.get_mut(pipeline.state.as_str()) {
             *count += 1;
         }
@@ -168,5 +201,8 @@ pub(crate) fn record_fleet(view: &FleetView) {
     for (state, count) in pipelines {
         gauge!(PIPELINES, "state" => state).set(count);
     }
-    gauge!(UNOWNED_PIPELINES).set(view.unowned().count() as f64);
+    for (ownership, count) in disagreements {
+        gauge!(DISAGREEMENTS_GAUGE, "ownership" => ownership).set(count);
+    }
+    gauge!(UNOWNED_PIPELINES).set(view.unowned() as f64);
 }

@@ -11,7 +11,7 @@ use std::{
 
 use tide_model::{Epoch, PipelineState, UnitName, report::PipelineReport};
 use time::OffsetDateTime;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::wakeup::WakeupHandle;
 
@@ -25,6 +25,8 @@ pub(crate) struct Gauge {
     oldest_nanos: AtomicI64,
     state: Mutex<(PipelineState, Option<String>)>,
     quiet_since: OnceLock<Instant>,
+    /// Rung when the state changes.
+    news: OnceLock<Arc<Notify>>,
 }
 
 impl Gauge {
@@ -36,6 +38,7 @@ impl Gauge {
             oldest_nanos: AtomicI64::new(0),
             state: Mutex::new((PipelineState::Starting, None)),
             quiet_since: OnceLock::new(),
+            news: OnceLock::new(),
         }
     }
 
@@ -64,6 +67,9 @@ impl Gauge {
         let news = current.0 != state || current.1.as_deref() != reason;
         if news {
             *current = (state, reason.map(ToOwned::to_owned));
+            if let Some(bell) = self.news.get() {
+                bell.notify_one();
+            }
         }
         news
     }
@@ -100,15 +106,25 @@ impl Gauge {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gauges {
     running: Arc<Mutex<BTreeMap<UnitName, Arc<Gauge>>>>,
+    news: Arc<Notify>,
 }
 
 impl Gauges {
     pub(crate) fn insert(&self, pipeline: UnitName, gauge: Arc<Gauge>) {
+        gauge.news.get_or_init(|| Arc::clone(&self.news));
         self.lock().insert(pipeline, gauge);
+        self.news.notify_one();
     }
 
     pub(crate) fn remove(&self, pipeline: &UnitName) {
         self.lock().remove(pipeline);
+        self.news.notify_one();
+    }
+
+    /// Returns when something has begun, ended or changed its state since this last returned; there is
+    /// one listener. Cancel-safe.
+    pub(crate) async fn changed(&self) {
+        self.news.notified().await;
     }
 
     /// Reports of everything that runs.

@@ -116,6 +116,7 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
             wakeups: services.wakeups.clone(),
             nudges: ends.nudges,
             stop,
+            told: None,
         })
     };
     let helpers = Helpers {

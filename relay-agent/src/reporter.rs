@@ -1,32 +1,37 @@
 //! Streams what this agent does to the control plane, if there is one.
 //!
 //! Nothing here is needed for correctness, and nothing here can slow a worker: it samples gauges.
-//! It keeps what it last sent and sends differences; while the control plane is away it keeps
-//! nothing. It says once that no control plane can be reached, and once that one can again.
-//! Of several control planes one is active; the others name it, and so does the database.
+//! What waits to be sent is no queue but the difference between what was told and what is ([`Lanes`]),
+//! so however long the control plane is away or slow, it is as large as the number of pipelines. It
+//! says once that no control plane can be reached, and once that one can again. Of several control
+//! planes one is active; the others name it, and so does the database.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 use metrics::gauge;
 use tide_daemon::backoff::Backoff;
 use tide_model::{
-    Incarnation, UnitName,
-    report::{AgentIdentity, PipelineReport, ReportMessage},
+    Incarnation,
+    report::{
+        AgentIdentity, Dialect, Lanes, OwnershipDigest, Pace, PipelineReports, ReportMessage,
+    },
 };
 use tide_proto::{
     agent::v1::{
-        ReportRequest, agent_service_client::AgentServiceClient, report_request::Message,
+        Admission, Farewell, Hello, ReportRequest, Welcome,
+        agent_service_client::AgentServiceClient, report_request::Message,
         report_response::Message as Answer,
     },
     convert::to_duration,
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
+use tonic_types::StatusExt as _;
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -39,8 +44,12 @@ const LEADER: &str = "tide-leader";
 
 /// The connection must stand within this.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How often to look for changes of ownership and state; they are sent at once.
+/// How often to look at lags. Changes of ownership and state ring a bell.
 const SAMPLE: Duration = Duration::from_millis(100);
+/// What changes within this is sent together.
+const TOGETHER: Duration = Duration::from_millis(10);
+/// One that says farewell and not how to spread the return.
+const RETURN_JITTER: Duration = Duration::from_secs(1);
 /// The control plane says how often to send; these hold until it does.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const LAG: Duration = Duration::from_secs(1);
@@ -54,6 +63,9 @@ pub(crate) struct Reporter {
     pub(crate) wakeups: WakeupHandle,
     pub(crate) nudges: mpsc::Sender<()>,
     pub(crate) stop: CancellationToken,
+    /// What was told on the last stream, of which run: a control plane that still knows it need not
+    /// be told again.
+    pub(crate) told: Option<(Incarnation, PipelineReports)>,
 }
 
 /// How one stream ended.
@@ -62,7 +74,7 @@ enum Ended {
     Stopped,
     /// Our lock session, and so our incarnation, is another one.
     Renewed,
-    /// The control plane asked for it.
+    /// The control plane asked for it: come back after this.
     Farewell(Option<Duration>),
 }
 
@@ -83,6 +95,18 @@ enum StreamError {
 }
 
 impl StreamError {
+    /// When a control plane that is too busy wants to hear of us again.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status(status) => status.get_details_retry_info()?.retry_delay,
+            Self::Connect(_)
+            | Self::Timeout
+            | Self::Closed
+            | Self::Credentials(_)
+            | Self::NobodyKnown => None,
+        }
+    }
+
     /// The control plane that a standby named instead of itself.
     fn leader(&self) -> Option<&str> {
         match self {
@@ -117,7 +141,7 @@ impl Reporter {
                 Ok(Ended::Stopped) => return,
                 Ok(Ended::Renewed) => Duration::ZERO,
                 Ok(Ended::Farewell(after)) => {
-                    after.unwrap_or(Duration::from_secs(30)) + backoff.next()
+                    after.unwrap_or_else(|| Duration::from_secs(30) + jittered(&mut backoff))
                 }
                 Err(error) => {
                     if !unreachable {
@@ -128,7 +152,10 @@ impl Reporter {
                         );
                     }
                     unreachable = true;
-                    backoff.next()
+                    match error.retry_after() {
+                        Some(after) => after + jittered(&mut backoff),
+                        None => jittered(&mut backoff),
+                    }
                 }
             };
             tokio::select! {
@@ -188,34 +215,36 @@ impl Reporter {
             incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        sender.send(Message::Hello((&identity).into())).await?;
+        let told = self.told.as_ref().filter(|(run, _)| *run == incarnation);
+        let digest = told.map(|(_, told)| OwnershipDigest::of(told).0);
+        let hello = Hello {
+            ownership_digest: digest,
+            ..(&identity).into()
+        };
+        sender.send(Message::Hello(hello)).await?;
         let request = self.planes.authorize(ReceiverStream::new(outbox));
         let request = request.map_err(StreamError::Credentials)?;
         let mut answers = within(client.report(request)).await??.into_inner();
 
-        let (mut heartbeat, mut lag) = (HEARTBEAT, LAG);
-        let mut sent: Option<BTreeMap<UnitName, PipelineReport>> = None;
-        let (mut sent_at, mut lag_at) = (Instant::now(), Instant::now());
+        let began = Instant::now();
+        let mut lanes: Option<Lanes> = None;
         let mut samples = interval(SAMPLE);
         samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let ended = loop {
+            // Whether everything is to be told, by a control plane that has just asked for it.
+            let mut asked = false;
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {
-                    sender.send((&ReportMessage::Goodbye).into()).await?;
-                    return Ok(Ended::Stopped);
+                    sender.say(&ReportMessage::Goodbye).await?;
+                    break Ended::Stopped;
                 }
                 changed = self.incarnation.changed() => {
                     drop(changed);
-                    return Ok(Ended::Renewed);
+                    break Ended::Renewed;
                 }
                 answer = answers.message() => match answer?.ok_or(StreamError::Closed)?.message {
                     Some(Answer::Welcome(welcome)) => {
-                        let of = |wish: Option<_>, default| {
-                            wish.and_then(|wish| to_duration("welcome", wish).ok()).unwrap_or(default)
-                        };
-                        heartbeat = of(welcome.heartbeat_interval, HEARTBEAT);
-                        lag = of(welcome.lag_interval, LAG);
                         if *unreachable {
                             info!("reporting to the control plane again");
                         }
@@ -223,40 +252,80 @@ impl Reporter {
                         self.planes.prefer(endpoint);
                         backoff.reset();
                         gauge!(names::CONTROL_PLANE_CONNECTED).set(1.0);
-                        sent = None;
+                        let admission = welcome.admission();
+                        lanes = Some(self.lanes(&welcome, began.elapsed()));
+                        // One that knows of no admission does not ask either.
+                        asked = admission == Admission::Unspecified;
                     }
-                    Some(Answer::SnapshotRequest(_)) => sent = None,
+                    Some(Answer::SnapshotRequest(_)) => asked = true,
                     // Losing a nudge costs time only, so a full queue is no reason to wait.
                     Some(Answer::Nudge(_)) => drop(self.nudges.try_send(())),
                     Some(Answer::Farewell(farewell)) => {
                         debug!(reason = farewell.reason, "control plane said farewell");
-                        let after = farewell.reconnect_after.and_then(|after| to_duration("farewell", after).ok());
-                        return Ok(Ended::Farewell(after));
+                        break Ended::Farewell(return_after(&farewell));
                     }
                     None => {}
                 },
-                _ = samples.tick() => {
-                    let now = self.gauges.reports(&self.wakeups);
-                    let with_lag = lag_at.elapsed() >= lag;
-                    let message = match &sent {
-                        None => Some(ReportMessage::Snapshot(now.clone())),
-                        Some(before) => difference(before, &now, with_lag),
-                    };
-                    if let Some(message) = message {
-                        sender.send((&message).into()).await?;
-                        if with_lag || sent.is_none() {
-                            lag_at = Instant::now();
-                        }
-                        sent = Some(now);
-                        sent_at = Instant::now();
-                    } else if sent_at.elapsed() >= heartbeat {
-                        sender.send((&ReportMessage::Heartbeat).into()).await?;
-                        sent_at = Instant::now();
-                    }
-                }
+                () = self.gauges.changed() => sleep_until(Instant::now() + TOGETHER).await,
+                _ = samples.tick() => {}
             }
-        }
+            let Some(lanes) = &mut lanes else {
+                continue;
+            };
+            let current = self.gauges.reports(&self.wakeups);
+            let messages = if asked {
+                lanes.snapshot(&current, began.elapsed())
+            } else {
+                lanes.due(&current, began.elapsed())
+            };
+            for message in &messages {
+                sender.say(message).await?;
+            }
+            if !messages.is_empty()
+                && let Some(told) = lanes.told()
+            {
+                self.told = Some((incarnation, told.clone()));
+            }
+        };
+        Ok(ended)
     }
+
+    /// What is told from a welcome on.
+    fn lanes(&self, welcome: &Welcome, now: Duration) -> Lanes {
+        let of = |wish: Option<_>, default| {
+            let wish = wish.and_then(|wish| to_duration("welcome", wish).ok());
+            wish.unwrap_or(default)
+        };
+        let pace = Pace {
+            heartbeat: of(welcome.heartbeat_interval, HEARTBEAT),
+            lag: of(welcome.lag_interval, LAG),
+        };
+        let admission = welcome.admission();
+        let dialect = match admission {
+            Admission::Unspecified => Dialect::Whole,
+            Admission::Resume | Admission::Wait => Dialect::Chunked,
+        };
+        let mut lanes = Lanes::new(dialect, pace, now, rand::random());
+        if admission == Admission::Resume
+            && let Some((_, told)) = &self.told
+        {
+            lanes.resume(told.clone());
+        }
+        lanes
+    }
+}
+
+/// When a control plane that ends the stream wants to hear of us again; none if it does not.
+fn return_after(farewell: &Farewell) -> Option<Duration> {
+    let duration = |wish: Option<_>| wish.and_then(|wish| to_duration("farewell", wish).ok());
+    let after = duration(farewell.reconnect_after)?;
+    let jitter = duration(farewell.jitter).unwrap_or(RETURN_JITTER);
+    Some(after + jitter.mul_f64(rand::random()))
+}
+
+/// Many agents that failed together come back spread over the whole span.
+fn jittered(backoff: &mut Backoff) -> Duration {
+    backoff.next().mul_f64(rand::random())
 }
 
 /// Numbers what is sent.
@@ -266,6 +335,10 @@ struct Sender {
 }
 
 impl Sender {
+    async fn say(&mut self, message: &ReportMessage) -> Result<(), StreamError> {
+        self.send(message.into()).await
+    }
+
     async fn send(&mut self, message: Message) -> Result<(), StreamError> {
         self.sequence += 1;
         let request = ReportRequest {
@@ -282,30 +355,4 @@ async fn within<T>(future: impl Future<Output = T>) -> Result<T, StreamError> {
     timeout(CONNECT, future)
         .await
         .map_err(|_| StreamError::Timeout)
-}
-
-/// What changed: ownership and state always, mere progress only when its time has come.
-fn difference(
-    before: &BTreeMap<UnitName, PipelineReport>,
-    now: &BTreeMap<UnitName, PipelineReport>,
-    with_lag: bool,
-) -> Option<ReportMessage> {
-    let changed: BTreeMap<_, _> = now
-        .iter()
-        .filter(|(name, report)| match before.get(*name) {
-            None => true,
-            Some(old) => {
-                (old.epoch, old.state, &old.reason) != (report.epoch, report.state, &report.reason)
-                    || (with_lag && old != *report)
-            }
-        })
-        .map(|(name, report)| (name.clone(), report.clone()))
-        .collect();
-    let removed: Vec<_> = before
-        .keys()
-        .filter(|name| !now.contains_key(*name))
-        .cloned()
-        .collect();
-    (!changed.is_empty() || !removed.is_empty())
-        .then_some(ReportMessage::Delta { changed, removed })
 }

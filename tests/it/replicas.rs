@@ -90,7 +90,7 @@ async fn refuses_for(standby: &Replica, active: &Replica) -> Result<()> {
     let read = standby.fleet()?.get_fleet(GetFleetRequest {}).await.err();
     let watch = standby
         .fleet()?
-        .watch_fleet(WatchFleetRequest {})
+        .watch_fleet(WatchFleetRequest::default())
         .await
         .err();
     let request = DrainRequest {

@@ -103,6 +103,7 @@ fn draw(context: &Context, status: &FleetStatus<'_>, label: &str) -> Result<(), 
 fn is_same(before: &FleetView, after: &FleetView) -> bool {
     let undated = FleetView {
         database_at: after.database_at,
+        revision: after.revision,
         ..before.clone()
     };
     undated == *after

@@ -114,7 +114,7 @@ impl ControlPlane {
     }
 
     pub(super) async fn fleet_watch(&mut self) -> Result<FleetWatch<'_>, CliError> {
-        let call = self.fleet.watch_fleet(wire::WatchFleetRequest {});
+        let call = self.fleet.watch_fleet(wire::WatchFleetRequest::default());
         let stream = answer(&self.label, self.deadline, call).await?;
         Ok(FleetWatch::stream(stream, &self.label))
     }

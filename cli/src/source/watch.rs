@@ -61,6 +61,7 @@ impl<'a> FleetWatch<'a> {
                 view,
             } => loop {
                 let message = received(messages, server).await?;
+                let whole = is_whole(&message);
                 let after = match (message.event, view.as_ref()) {
                     (Some(Event::Snapshot(fleet)), _) => FleetView::try_from(fleet)?,
                     (Some(Event::Delta(delta)), Some(before)) => delta.apply(before)?,
@@ -68,7 +69,10 @@ impl<'a> FleetWatch<'a> {
                     // was never sent, change nothing that can be shown.
                     (None, _) | (Some(Event::Delta(_)), None) => continue,
                 };
-                return Ok(view.insert(after).clone());
+                let after = view.insert(after);
+                if whole {
+                    return Ok(after.clone());
+                }
             },
             Fleets::Poll { database, next } => {
                 sleep_until(*next).await;
@@ -78,6 +82,17 @@ impl<'a> FleetWatch<'a> {
             }
         }
     }
+}
+
+/// Whether a view is complete with this message. A control plane that sends large fleets in parts says
+/// of every part how much of the fleet it covers, and gives a token with the last one.
+fn is_whole(message: &WatchFleetResponse) -> bool {
+    let in_parts = match &message.event {
+        Some(Event::Snapshot(fleet)) => fleet.coverage.is_some(),
+        Some(Event::Delta(delta)) => delta.coverage.is_some(),
+        None => false,
+    };
+    !in_parts || !message.resume_token.is_empty()
 }
 
 /// One operation, again and again.

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use futures_util::stream;
-use tide_model::{GroupName, report::ReportMessage};
+use tide_model::{
+    GroupName,
+    report::{OwnershipDigest, ReportMessage},
+};
 use tide_proto::{
     agent::v1::{
-        Farewell, Hello, Nudge, ReportRequest, ReportResponse, SnapshotRequest, Welcome,
-        agent_service_server::AgentService, report_request::Message,
+        Admission, Farewell, Hello, Nudge, ReportRequest, ReportResponse, SnapshotRequest,
+        Welcome as WireWelcome, agent_service_server::AgentService, report_request::Message,
         report_response::Message as Answer,
     },
     convert,
@@ -22,17 +25,19 @@ use super::{
 };
 use crate::{
     audit::Audit,
-    fleet::{AgentLink, Down, FleetHandle},
+    fleet::{AgentLink, Down, FleetHandle, Stopping, Welcome},
     leadership::Leadership,
     metrics::{ReportKind, count_report},
 };
 
 /// A third of the time after which an agent counts as stale.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
-/// How often lags are worth knowing.
-const LAG_INTERVAL: Duration = Duration::from_secs(1);
 /// The next control plane has had time to start, or a load balancer to choose another.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// So many agents come back in a second.
+const RETURNS_A_SECOND: f64 = 500.0;
+/// Agents of a small fleet spread their return over this.
+const LEAST_JITTER: Duration = Duration::from_millis(500);
 
 /// Adapter over the fleet's hub.
 pub(super) struct AgentApi {
@@ -84,17 +89,24 @@ impl AgentService for AgentApi {
                 self.group.as_str(),
             ));
         }
-        let link = self
-            .fleet
-            .connect(identity)
-            .await
-            .map_err(status::stopping)?;
+        let told = hello.ownership_digest.map(OwnershipDigest);
+        let connected = self.fleet.connect(identity, told).await;
+        let mut link = connected.map_err(status::stopping)?;
+        let welcome = match link.next().await {
+            Some(Down::Welcome(welcome)) => welcome,
+            Some(Down::Crowded(after)) => return Err(status::crowded(after)),
+            // Replaced before it was heard, or the end.
+            Some(Down::SnapshotRequest | Down::Nudge | Down::Displaced) | None => {
+                return Err(status::stopping(Stopping));
+            }
+        };
         let conversation = Conversation {
             inbound,
             link,
+            fleet: self.fleet.clone(),
             leadership: self.leadership.clone(),
             stop: self.stop.clone(),
-            phase: Phase::Welcoming,
+            phase: Phase::Welcoming(welcome),
         };
         let answers = stream::unfold(conversation, |mut conversation| async {
             let answer = conversation.answer().await?;
@@ -119,13 +131,14 @@ fn first_hello(first: Option<ReportRequest>) -> Result<Hello, Status> {
 struct Conversation {
     inbound: Streaming<ReportRequest>,
     link: AgentLink,
+    fleet: FleetHandle,
     leadership: Leadership,
     stop: CancellationToken,
     phase: Phase,
 }
 
 enum Phase {
-    Welcoming,
+    Welcoming(Welcome),
     Listening,
     Over,
 }
@@ -142,11 +155,17 @@ impl Conversation {
     /// The next thing to say; none when all is said.
     async fn answer(&mut self) -> Option<Result<ReportResponse, Status>> {
         match self.phase {
-            Phase::Welcoming => {
+            Phase::Welcoming(welcome) => {
                 self.phase = Phase::Listening;
-                return Some(Ok(response(Answer::Welcome(Welcome {
+                let admission = if welcome.resumed {
+                    Admission::Resume
+                } else {
+                    Admission::Wait
+                };
+                return Some(Ok(response(Answer::Welcome(WireWelcome {
                     heartbeat_interval: Some(convert::from_duration(HEARTBEAT_INTERVAL)),
-                    lag_interval: Some(convert::from_duration(LAG_INTERVAL)),
+                    lag_interval: Some(convert::from_duration(welcome.lag_interval)),
+                    admission: admission.into(),
                 }))));
             }
             Phase::Listening => {}
@@ -158,7 +177,7 @@ impl Conversation {
                 Turn::Deposed => {
                     self.phase = Phase::Over;
                     let reason = "another control plane is the active one";
-                    return Some(Ok(farewell(reason, Some(Duration::ZERO))));
+                    return Some(Ok(self.farewell(reason, Some(Duration::ZERO))));
                 }
                 Turn::Down(Some(Down::SnapshotRequest)) => {
                     return Some(Ok(response(Answer::SnapshotRequest(SnapshotRequest {}))));
@@ -168,11 +187,11 @@ impl Conversation {
                 }
                 Turn::Down(Some(Down::Displaced)) => {
                     self.phase = Phase::Over;
-                    return Some(Ok(farewell(
-                        "the database names a newer run of this agent",
-                        None,
-                    )));
+                    let reason = "the database names a newer run of this agent";
+                    return Some(Ok(self.farewell(reason, None)));
                 }
+                // Only ever the first word.
+                Turn::Down(Some(Down::Welcome(_) | Down::Crowded(_))) => {}
                 Turn::Down(None) | Turn::Up(Ok(None) | Err(_)) => return None,
                 Turn::Up(Ok(Some(request))) => match report(request) {
                     Ok((sequence, message)) => {
@@ -192,7 +211,17 @@ impl Conversation {
     /// The process ends; the next one wants to hear this agent.
     fn leave(&mut self) -> ReportResponse {
         self.phase = Phase::Over;
-        farewell("the control plane is stopping", Some(RECONNECT_AFTER))
+        self.farewell("the control plane is stopping", Some(RECONNECT_AFTER))
+    }
+
+    fn farewell(&self, reason: &str, reconnect_after: Option<Duration>) -> ReportResponse {
+        let agents = self.fleet.view().coverage.agents;
+        let jitter = Duration::from_secs_f64(f64::from(agents) / RETURNS_A_SECOND);
+        response(Answer::Farewell(Farewell {
+            reason: reason.to_owned(),
+            reconnect_after: reconnect_after.map(convert::from_duration),
+            jitter: Some(convert::from_duration(jitter.max(LEAST_JITTER))),
+        }))
     }
 
     async fn next(&mut self) -> Turn {
@@ -213,9 +242,11 @@ fn report(request: ReportRequest) -> Result<(u64, ReportMessage), Status> {
     };
     let message = ReportMessage::try_from(message).map_err(|e| invalid_field(&e))?;
     count_report(match message {
-        ReportMessage::Snapshot(_) => ReportKind::Snapshot,
+        ReportMessage::Snapshot(_) | ReportMessage::SnapshotEnd { .. } => ReportKind::Snapshot,
+        ReportMessage::SnapshotChunk(_) => ReportKind::SnapshotChunk,
         ReportMessage::Delta { .. } => ReportKind::Delta,
-        ReportMessage::Heartbeat => ReportKind::Heartbeat,
+        ReportMessage::Lag(_) => ReportKind::Lag,
+        ReportMessage::Heartbeat { .. } => ReportKind::Heartbeat,
         ReportMessage::Goodbye => ReportKind::Goodbye,
     });
     Ok((request.sequence, message))
@@ -225,11 +256,4 @@ fn response(message: Answer) -> ReportResponse {
     ReportResponse {
         message: Some(message),
     }
-}
-
-fn farewell(reason: &str, reconnect_after: Option<Duration>) -> ReportResponse {
-    response(Answer::Farewell(Farewell {
-        reason: reason.to_owned(),
-        reconnect_after: reconnect_after.map(convert::from_duration),
-    }))
 }

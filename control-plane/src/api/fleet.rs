@@ -1,25 +1,29 @@
 //! `FleetService`: reads the fleet.
 
-use std::sync::Arc;
-
-use futures_util::{Stream, stream};
-use tide_model::{AgentName, UnitName, fleet::FleetView};
-use tide_proto::fleet::v1::{
-    FleetDelta, GetAgentRequest, GetAgentResponse, GetFleetRequest, GetFleetResponse,
-    GetPipelineRequest, GetPipelineResponse, ListAgentsRequest, ListAgentsResponse,
-    ListPipelinesRequest, ListPipelinesResponse, WatchFleetRequest, WatchFleetResponse,
-    fleet_service_server::FleetService, watch_fleet_response::Event,
+use futures_util::StreamExt as _;
+use tide_model::{AgentName, UnitName};
+use tide_proto::{
+    convert,
+    fleet::v1::{
+        Fleet, GetAgentRequest, GetAgentResponse, GetFleetRequest, GetFleetResponse,
+        GetPipelineRequest, GetPipelineResponse, ListAgentsRequest, ListAgentsResponse,
+        ListPipelinesRequest, ListPipelinesResponse, WatchFleetRequest, WatchFleetResponse,
+        fleet_service_server::FleetService,
+    },
 };
-use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{
     page,
     request::parse,
     status,
-    stream::{Answers, Ends, Watch, Watches, until_end},
+    stream::{Answers, Ends, Watches, until_end},
+    watch::Follower,
 };
-use crate::{fleet::FleetHandle, operations::Unknown};
+use crate::{
+    fleet::{FleetHandle, view::View},
+    operations::Unknown,
+};
 
 /// Adapter over the fleet's newest view.
 pub(super) struct FleetApi {
@@ -48,7 +52,7 @@ impl FleetService for FleetApi {
     ) -> Result<Response<GetFleetResponse>, Status> {
         let view = self.fleet.view();
         Ok(Response::new(GetFleetResponse {
-            fleet: Some((&*view).into()),
+            fleet: Some(fleet(&view)),
         }))
     }
 
@@ -68,6 +72,7 @@ impl FleetService for FleetApi {
         Ok(Response::new(ListAgentsResponse {
             agents,
             next_page_token,
+            revision: view.revision,
         }))
     }
 
@@ -86,6 +91,7 @@ impl FleetService for FleetApi {
         Ok(Response::new(GetAgentResponse {
             agent: Some(agent.into()),
             pipelines: owned.map(Into::into).collect(),
+            revision: view.revision,
         }))
     }
 
@@ -108,6 +114,7 @@ impl FleetService for FleetApi {
         Ok(Response::new(ListPipelinesResponse {
             pipelines,
             next_page_token,
+            revision: view.revision,
         }))
     }
 
@@ -130,44 +137,41 @@ impl FleetService for FleetApi {
         })?;
         Ok(Response::new(GetPipelineResponse {
             pipeline: Some(pipeline.into()),
+            revision: view.revision,
         }))
     }
 
     async fn watch_fleet(
         &self,
-        _request: Request<WatchFleetRequest>,
+        request: Request<WatchFleetRequest>,
     ) -> Result<Response<Self::WatchFleetStream>, Status> {
         let watch = self.watches.open()?;
-        let changes = changes(self.fleet.views(), watch);
+        let follower = Follower::new(self.fleet.views(), &request.get_ref().resume_token);
+        // The watch is open as long as it is followed.
+        let changes = follower.follow().map(move |event| {
+            let _open = &watch;
+            Ok(event)
+        });
         let ends = self.ends.clone();
         let end = async move { ends.reached().await };
         Ok(Response::new(until_end(changes, end)))
     }
 }
 
-/// The newest view, then what is different whenever the client has room for it. Whatever happened
-/// in between is in that difference, so a slow client costs no memory.
-fn changes(
-    mut views: watch::Receiver<Arc<FleetView>>,
-    watch: Watch,
-) -> impl Stream<Item = Result<WatchFleetResponse, Status>> {
-    let first = Arc::clone(&views.borrow_and_update());
-    let begin = (None::<Arc<FleetView>>, first, views, watch);
-    stream::unfold(begin, |(told, newest, mut views, watch)| async move {
-        let Some(told) = told else {
-            let event = Event::Snapshot((&*newest).into());
-            let next = (Some(Arc::clone(&newest)), newest, views, watch);
-            return Some((Ok(WatchFleetResponse { event: Some(event) }), next));
-        };
-        views.changed().await.ok()?;
-        let newest = Arc::clone(&views.borrow_and_update());
-        let event = Event::Delta(FleetDelta::between(&told, &newest));
-        let next = (Some(Arc::clone(&newest)), newest, views, watch);
-        Some((Ok(WatchFleetResponse { event: Some(event) }), next))
-    })
+/// All of a view in one message.
+fn fleet(view: &View) -> Fleet {
+    Fleet {
+        group: view.group.to_string(),
+        agents: view.agents.iter().map(Into::into).collect(),
+        pipelines: view.pipelines.iter().map(Into::into).collect(),
+        database_at: Some(convert::timestamp(view.database_at)),
+        warnings: view.warnings.to_vec(),
+        coverage: Some(view.coverage.into()),
+        revision: view.revision,
+    }
 }
 
-fn known_owner(view: &FleetView, owner: &str) -> Result<Option<AgentName>, Status> {
+fn known_owner(view: &View, owner: &str) -> Result<Option<AgentName>, Status> {
     if owner.is_empty() {
         return Ok(None);
     }
@@ -179,48 +183,10 @@ fn known_owner(view: &FleetView, owner: &str) -> Result<Option<AgentName>, Statu
     }
 }
 
-fn unknown_agent(view: &FleetView, name: &AgentName) -> Status {
+fn unknown_agent(view: &View, name: &AgentName) -> Status {
     let known = view.agents.iter().map(|agent| agent.name.to_string());
     status::unknown_agent(&Unknown {
         name: name.to_string(),
         known: known.collect(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::StreamExt as _;
-    use time::OffsetDateTime;
-
-    use super::*;
-    use crate::api::stream::Watches;
-
-    fn view(second: i64) -> Arc<FleetView> {
-        Arc::new(FleetView {
-            group: "default".parse().unwrap(),
-            agents: Vec::new(),
-            pipelines: Vec::new(),
-            database_at: OffsetDateTime::from_unix_timestamp(second).unwrap(),
-            warnings: vec![format!("second {second}")],
-        })
-    }
-
-    #[tokio::test]
-    async fn a_slow_watcher_skips_what_lies_between() {
-        let (tx, rx) = watch::channel(view(0));
-        let watch = Watches::new().open().unwrap();
-        let mut changes = Box::pin(changes(rx, watch));
-        let first = changes.next().await.unwrap().unwrap();
-        assert!(matches!(first.event, Some(Event::Snapshot(_))));
-        for second in 1..=100 {
-            tx.send_replace(view(second));
-        }
-        let next = changes.next().await.unwrap().unwrap();
-        let Some(Event::Delta(delta)) = next.event else {
-            panic!("{next:?}");
-        };
-        assert_eq!(delta.warnings, ["second 100"]);
-        drop(tx);
-        assert!(changes.next().await.is_none());
-    }
 }

@@ -21,6 +21,7 @@ mod serve;
 mod status;
 mod stream;
 mod suggest;
+mod watch;
 
 pub(crate) use self::serve::{Services, serve};
 pub use self::status::{HINT_KEY, LEADER_KEY};

@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 use super::{
     page,
     request::{actor, asking, deadline, parse},
-    status::{invalid, invalid_field, refused, stopping},
+    status::{invalid, invalid_field, refused, stopping, too_cold},
     stream::{Answers, Ends, Watch, Watches, until_end},
 };
 use crate::{
@@ -60,6 +60,12 @@ impl OperationApi {
         }
     }
 
+    /// Refuses what would be planned by half a picture.
+    fn warm(&self) -> Result<(), Status> {
+        self.fleet.warm().map_err(|cold| too_cold(&cold))
+    }
+
+    /// Does what a command asks, and records how that ended before it is answered.
     async fn recorded<T>(
         &self,
         command: Command,
@@ -85,6 +91,9 @@ impl OperationService for OperationApi {
             let drain = wanted()?;
             actor(&asking.caller, &request.actor, request.reason)?;
             deadline(request.deadline)?;
+            if !request.force {
+                self.warm()?;
+            }
             let planned = self.commands.drain_plan(&drain).await;
             let plan = planned.map_err(refused)?;
             return Ok(Response::new(DrainResponse {
@@ -108,6 +117,9 @@ impl OperationService for OperationApi {
                     "deadline",
                     "is missing, and it is to be forced then",
                 ));
+            }
+            if !request.force {
+                self.warm()?;
             }
             let begun = self.commands.drain(&drain, &actor, deadline);
             let (operation, plan) = begun.await.map_err(refused)?;
@@ -181,6 +193,7 @@ impl OperationService for OperationApi {
         &self,
         _request: Request<PlanRebalanceRequest>,
     ) -> Result<Response<PlanRebalanceResponse>, Status> {
+        self.warm()?;
         let plan = self.commands.rebalance_plan().await.map_err(refused)?;
         Ok(Response::new(PlanRebalanceResponse {
             moves: wire_moves(&plan),
@@ -204,6 +217,7 @@ impl OperationService for OperationApi {
             let plan = plan(request.moves)?;
             let actor = actor(&asking.caller, &request.actor, request.reason)?;
             let deadline = deadline(request.deadline)?;
+            self.warm()?;
             let begun = self.commands.rebalance(plan, &actor, deadline).await;
             let (operation, skipped) = begun.map_err(refused)?;
             let response = ApplyRebalanceResponse {

@@ -8,9 +8,9 @@
 //! | `ABORTED` | a plan is stale | with a new plan |
 //! | `UNAUTHENTICATED` | no credentials, or none that are good | with others |
 //! | `PERMISSION_DENIED` | proven, and not allowed | no |
-//! | `RESOURCE_EXHAUSTED` | too many watches, or too many requests | later |
+//! | `RESOURCE_EXHAUSTED` | too many watches, requests, or agents that wait | later |
 //! | `UNIMPLEMENTED` | no such method | no |
-//! | `UNAVAILABLE` | the database is away, this process is stopping, or is a standby | later, or with the active one |
+//! | `UNAVAILABLE` | the database is away, this process is stopping, warming up, or a standby | later, or with the active one |
 //! | `INTERNAL` | the catalog holds something strange, or rights are missing | no |
 //!
 //! Why somebody is not let through is in a `google.rpc.ErrorInfo` among the details, for programs.
@@ -19,7 +19,7 @@
 //! database said is logged here and crosses the API only where Tide's own functions raised it for
 //! the operator to read.
 
-use std::{error::Error, fmt::Write as _};
+use std::{error::Error, fmt::Write as _, time::Duration};
 
 use tide_catalog::CatalogError;
 use tide_proto::convert::InvalidField;
@@ -30,7 +30,7 @@ use tracing::{error, warn};
 use super::suggest::suggestion;
 use crate::{
     access::Denied,
-    fleet::Stopping,
+    fleet::{Stopping, TooCold},
     leadership::{ActiveOne, NotLeading},
     operations::{CommandError, Unknown},
 };
@@ -43,6 +43,9 @@ const DOMAIN: &str = "tide";
 
 /// Metadata key of the active control plane's address.
 pub const LEADER_KEY: &str = "tide-leader";
+
+/// Agents report within seconds, as a rule.
+const WARM_SOON: Duration = Duration::from_secs(2);
 
 /// A status that says what to do.
 fn hinted(code: Code, message: impl Into<String>, hint: &str) -> Status {
@@ -59,6 +62,44 @@ fn typed(code: Code, reason: &str, message: String, hint: &str) -> Status {
         ErrorDetails::with_error_info(reason, DOMAIN, [("hint".to_owned(), hint.to_owned())]);
     let metadata = hinted(code, "", hint).metadata().clone();
     Status::with_error_details_and_metadata(code, message, details, metadata)
+}
+
+/// Too many agents wait to be heard; each is told when to come back, not all at one moment.
+pub(super) fn crowded(after: Duration) -> Status {
+    let after = after.mul_f64(1.0 + rand::random::<f64>());
+    let hint = "agents come back by themselves; messages flow meanwhile";
+    let mut details = ErrorDetails::with_error_info(
+        "TOO_MANY_AGENTS_WAIT",
+        DOMAIN,
+        [("hint".to_owned(), hint.to_owned())],
+    );
+    details.set_retry_info(Some(after));
+    let metadata = hinted(Code::ResourceExhausted, "", hint).metadata().clone();
+    let message = "too many agents wait to report";
+    Status::with_error_details_and_metadata(Code::ResourceExhausted, message, details, metadata)
+}
+
+/// Too little is known to plan by.
+pub(super) fn too_cold(refusal: &TooCold) -> Status {
+    let hint = "wait a few seconds and ask again; see who has not reported with: tidectl agent list. \
+                With the database as the source it goes without: --source database";
+    let mut details = ErrorDetails::with_error_info(
+        "WARMING",
+        DOMAIN,
+        [
+            ("hint".to_owned(), hint.to_owned()),
+            ("agents".to_owned(), refusal.0.agents.to_string()),
+            ("told".to_owned(), refusal.0.told.to_string()),
+        ],
+    );
+    details.set_retry_info(Some(WARM_SOON));
+    let metadata = hinted(Code::Unavailable, "", hint).metadata().clone();
+    Status::with_error_details_and_metadata(
+        Code::Unavailable,
+        refusal.to_string(),
+        details,
+        metadata,
+    )
 }
 
 /// Somebody is not let through.

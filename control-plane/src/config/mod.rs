@@ -21,6 +21,10 @@ const DEFAULT_LISTEN: SocketAddr = local(7900);
 const DEFAULT_METRICS_ADDR: SocketAddr = local(9091);
 const DEFAULT_GROUP: &str = "default";
 const DEFAULT_LEASE: Duration = Duration::from_secs(3);
+/// Agents that reach a control plane at all have done so by then.
+const DEFAULT_WARM_UP: Duration = Duration::from_secs(15);
+/// Nobody waits longer for agents that may never come.
+const MAX_WARM_UP: Duration = Duration::from_mins(10);
 /// Leaves time for three questions and a busy server.
 const MIN_LEASE: Duration = Duration::from_millis(500);
 const MAX_LEASE: Duration = Duration::from_mins(5);
@@ -39,6 +43,8 @@ pub struct Config {
     pub advertise_url: Option<String>,
     /// After how much silence another replica takes over.
     pub lease: Duration,
+    /// How long plans may be refused because too few agents have reported since the start.
+    pub warm_up: Duration,
     /// The group of agents.
     pub group: GroupName,
     /// Where to serve metrics and probes.
@@ -75,6 +81,16 @@ impl Config {
                 "--lease is {lease:?}, outside of {MIN_LEASE:?} to {MAX_LEASE:?}"
             )));
         }
+        let warm_up = file.warm_up_secs.map(Duration::try_from_secs_f64);
+        let warm_up = args
+            .warm_up
+            .or(warm_up.transpose().map_err(Failure::usage)?)
+            .unwrap_or(DEFAULT_WARM_UP);
+        if warm_up > MAX_WARM_UP {
+            return Err(Failure::usage(format!(
+                "--warm-up is {warm_up:?}, more than {MAX_WARM_UP:?}"
+            )));
+        }
         let advertise_url = args.advertise_url.or(file.advertise_url);
         if let Some(url) = &advertise_url {
             check_advertised(url)?;
@@ -107,6 +123,7 @@ impl Config {
             security,
             advertise_url,
             lease,
+            warm_up,
             group: group.parse().map_err(Failure::usage)?,
             metrics_addr: args
                 .metrics_addr
@@ -129,6 +146,7 @@ impl fmt::Debug for Config {
             .field("security", &self.security)
             .field("advertise_url", &self.advertise_url)
             .field("lease", &self.lease)
+            .field("warm_up", &self.warm_up)
             .field("group", &self.group)
             .field("metrics_addr", &self.metrics_addr)
             .field("shutdown_timeout", &self.shutdown_timeout)
@@ -145,6 +163,7 @@ struct File {
     listen: Option<SocketAddr>,
     advertise_url: Option<String>,
     lease_secs: Option<f64>,
+    warm_up_secs: Option<f64>,
     relay_group_id: Option<String>,
     metrics_addr: Option<SocketAddr>,
     shutdown_timeout_secs: Option<u64>,

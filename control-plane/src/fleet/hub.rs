@@ -1,21 +1,22 @@
 //! The task that owns the fleet's state.
 //!
 //! It reads the database every second and whenever somebody says that it changed, at most one read
-//! at a time and never busier than half the time. Changes are published a moment after they
-//! arrive, all those of the moment in one view; the larger the fleet, the longer the moment.
+//! at a time and never busier than half the time; where a read takes long, it takes at most a tenth of
+//! the time unless something changed. Ownership and health are published a moment after they arrive,
+//! all those of the moment in one view; lags with them, or some moments later.
 
-use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, error::Error, panic::resume_unwind, sync::Arc, time::Duration};
 
 use tide_catalog::CatalogError;
 use tide_model::{
     AgentName,
-    fleet::{DatabaseView, FleetView},
-    report::{AgentIdentity, ReportMessage},
+    fleet::DatabaseView,
+    report::{AgentIdentity, OwnershipDigest, ReportMessage},
 };
 use time::OffsetDateTime;
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinError, JoinSet},
+    task::{JoinError, JoinSet, spawn_blocking},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -23,19 +24,35 @@ use tracing::{info, warn};
 
 use super::{
     DatabaseHealth, Wake,
-    link::{Down, Event},
+    admission::{Admission, Crowded},
+    link::{Down, Event, Welcome},
+    shown::Shown,
     state::{FleetState, StreamId},
+    view::View,
 };
-use crate::{database::Database, metrics};
+use crate::{database::Database, leadership::Standing, metrics};
 
 /// How old the database's half of the view may become while the database answers.
 const READ_EVERY: Duration = Duration::from_secs(1);
 /// Between two reads there is at least this.
 const READ_GAP: Duration = Duration::from_millis(20);
-/// A change is published within this, in a fleet of ordinary size.
-const PUBLISH_WITHIN: Duration = Duration::from_millis(50);
-/// Building views takes at most one part in this many of the time.
+/// Reading takes at most one part in this many of the time while nothing changes.
+const READ_SHARE: u32 = 10;
+/// A change of ownership or health is published within this, in a fleet of ordinary size.
+const PUBLISH_WITHIN: Duration = Duration::from_millis(25);
+/// Everything else is published within this.
+const PUBLISH_LAGS_WITHIN: Duration = Duration::from_millis(500);
+/// What is silent is seen to be stale this much late at most.
+const AGE_EVERY: Duration = Duration::from_secs(1);
+/// Making views takes at most one part in this many of the time.
 const PUBLISH_SHARE: u32 = 5;
+/// Metrics are made from every view of so many pipelines, and of more this often at most.
+const SMALL: usize = 1_000;
+const METRICS_EVERY: Duration = Duration::from_secs(1);
+/// How often lags are worth knowing.
+const LAG_EVERY: Duration = Duration::from_secs(1);
+/// Lags of a large fleet come less often, so that no more than this many come in a second.
+const LAGS_A_SECOND: usize = 20_000;
 
 /// The hub cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +61,7 @@ pub(crate) struct HubError(#[from] JoinError);
 
 /// Where the hub publishes.
 pub(super) struct Outlets {
-    pub(super) views: watch::Sender<Arc<FleetView>>,
+    pub(super) views: watch::Sender<Arc<View>>,
     pub(super) databases: watch::Sender<Arc<DatabaseView>>,
     pub(super) health: watch::Sender<DatabaseHealth>,
 }
@@ -52,6 +69,8 @@ pub(super) struct Outlets {
 /// State and streams of one group.
 pub(super) struct Hub {
     state: FleetState,
+    shown: Shown,
+    admission: Admission,
     database: Database,
     events: mpsc::Receiver<Event>,
     wake: Arc<Wake>,
@@ -66,8 +85,6 @@ pub(super) struct Hub {
 struct Outbound {
     agent: AgentName,
     down: mpsc::Sender<Down>,
-    /// A request is under way; another one would say nothing new.
-    asked: bool,
 }
 
 /// At most one read of the database, and when the next one is due.
@@ -79,13 +96,15 @@ struct Reading {
     not_before: Instant,
 }
 
-type Read = Result<DatabaseView, CatalogError>;
+/// The database, and where by it each pipeline should be.
+type Read = Result<(DatabaseView, Vec<Option<AgentName>>), CatalogError>;
 
 /// When the next view is due.
 struct Publishing {
-    due: Option<Instant>,
-    /// How long changes are gathered.
-    moment: Duration,
+    due: Instant,
+    /// Not before this: making the last one took its time.
+    not_before: Instant,
+    counted_at: Option<Instant>,
 }
 
 /// What happened.
@@ -102,6 +121,7 @@ enum Turn {
 impl Hub {
     pub(super) fn new(
         state: FleetState,
+        shown: Shown,
         database: Database,
         events: mpsc::Receiver<Event>,
         wake: Arc<Wake>,
@@ -110,6 +130,8 @@ impl Hub {
         let now = Instant::now();
         Self {
             state,
+            shown,
+            admission: Admission::default(),
             database,
             events,
             wake,
@@ -124,19 +146,29 @@ impl Hub {
                 not_before: now,
             },
             publishing: Publishing {
-                due: Some(now),
-                moment: PUBLISH_WITHIN,
+                due: now,
+                not_before: now,
+                counted_at: None,
             },
         }
     }
 
     /// Runs until the token is cancelled.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), HubError> {
+    pub(super) async fn run(
+        mut self,
+        standing: watch::Receiver<Standing>,
+        stop: CancellationToken,
+    ) -> Result<(), HubError> {
         loop {
             match self.next(&stop).await {
                 Turn::Stop => return Ok(()),
                 Turn::Answered(read) => self.answered(read?),
-                Turn::Publish => self.publish(),
+                Turn::Publish => {
+                    if matches!(*standing.borrow(), Standing::Standby(_)) {
+                        self.shown.is_standby(OffsetDateTime::now_utc());
+                    }
+                    self.publish();
+                }
                 Turn::Read => self.read(),
                 Turn::LookAgain => self.reading.due = self.reading.not_before,
                 Turn::Nudge => self.nudge(),
@@ -147,12 +179,11 @@ impl Hub {
 
     async fn next(&mut self, stop: &CancellationToken) -> Turn {
         let reading = !self.reading.task.is_empty();
-        let publish_at = self.publishing.due.unwrap_or_else(Instant::now);
         tokio::select! {
             biased;
             () = stop.cancelled() => Turn::Stop,
             Some(read) = self.reading.task.join_next() => Turn::Answered(read),
-            () = sleep_until(publish_at), if self.publishing.due.is_some() => Turn::Publish,
+            () = sleep_until(self.publishing.due) => Turn::Publish,
             () = sleep_until(self.reading.due), if !reading => Turn::Read,
             // While a read is under way the wish waits, because that read may have begun too early.
             () = self.wake.look_again.notified(), if !reading => Turn::LookAgain,
@@ -165,9 +196,18 @@ impl Hub {
         self.reading.begun_at = Instant::now();
         self.reading.begun_after = self.newest_stream;
         let database = self.database.clone();
-        self.reading
-            .task
-            .spawn(async move { database.view().await });
+        self.reading.task.spawn(async move {
+            let view = database.view().await?;
+            // Of a large fleet this takes a while, in which the hub has other things to do.
+            let with_moves = spawn_blocking(move || {
+                let moves = view.moves();
+                (view, moves)
+            });
+            match with_moves.await {
+                Ok(read) => Ok(read),
+                Err(error) => resume_unwind(error.into_panic()),
+            }
+        });
     }
 
     fn answered(&mut self, read: Read) {
@@ -177,17 +217,22 @@ impl Hub {
             .as_ref()
             .map_or(READ_GAP, |_| now - self.reading.begun_at);
         self.reading.not_before = now + pause.max(READ_GAP);
+        let patience = READ_EVERY.max(pause * READ_SHARE);
         self.reading.due = self
             .reading
             .not_before
-            .max(self.reading.begun_at + READ_EVERY);
+            .max(self.reading.begun_at + patience);
         match read {
-            Ok(view) => self.took_in(Arc::new(view), now),
+            Ok((view, moves)) => {
+                self.shown.set_moves(moves.into());
+                self.took_in(Arc::new(view), now);
+            }
             Err(error) => self.note_trouble(&error, now),
         }
         // Also without an answer: what agents said has grown older.
         self.forget_gone_streams();
         self.publish_soon();
+        self.admit();
     }
 
     fn took_in(&mut self, view: Arc<DatabaseView>, now: Instant) {
@@ -198,7 +243,10 @@ impl Hub {
         {
             self.displace(stream);
         }
-        self.ask_for_snapshots();
+        let wanting: Vec<StreamId> = self.state.wanting_snapshot().collect();
+        for stream in wanting {
+            self.admission.want(stream);
+        }
         self.outlets.databases.send_replace(view);
         let health = DatabaseHealth {
             answered_at: now,
@@ -232,8 +280,9 @@ impl Hub {
             Event::Connected {
                 stream,
                 identity,
+                told,
                 down,
-            } => self.connected(stream, identity, down),
+            } => self.connected(stream, identity, told, down),
             Event::Reported {
                 stream,
                 sequence,
@@ -245,45 +294,72 @@ impl Hub {
         }
     }
 
-    fn connected(&mut self, stream: StreamId, identity: AgentIdentity, down: mpsc::Sender<Down>) {
+    fn connected(
+        &mut self,
+        stream: StreamId,
+        identity: AgentIdentity,
+        told: Option<OwnershipDigest>,
+        down: mpsc::Sender<Down>,
+    ) {
         let (agent, incarnation) = (identity.name.clone(), identity.incarnation);
-        info!(%agent, %incarnation, version = identity.version, "agent connected");
         self.newest_stream = self.newest_stream.max(stream);
-        self.streams.insert(
-            stream,
-            Outbound {
-                agent,
-                down,
-                asked: false,
-            },
-        );
+        let outbound = Outbound {
+            agent: agent.clone(),
+            down,
+        };
+        if let Err(Crowded(after)) = self.admission.room() {
+            outbound.say(Down::Crowded(after));
+            return;
+        }
+        info!(%agent, %incarnation, version = identity.version, "agent connected");
         for replaced in self
             .state
             .connect(stream, identity, OffsetDateTime::now_utc())
         {
             // No farewell, which would forbid this very run to come back.
             self.streams.remove(&replaced);
+            self.admission.done(replaced);
         }
-        self.ask_for_snapshots();
-        // The run may be newer than what was read last.
-        self.wake.look_again.notify_one();
+        let resumed = told.is_some_and(|told| self.state.resume(stream, told));
+        outbound.say(Down::Welcome(Welcome {
+            resumed,
+            lag_interval: lag_interval(self.state.database_view().pipelines.len()),
+        }));
+        self.streams.insert(stream, outbound);
+        // An earlier stream of another run may count until the database is read again.
+        let speaker = self.state.speaker(&agent);
+        if let Some(speaker) = speaker.filter(|speaker| self.state.wants_snapshot(*speaker)) {
+            self.admission.want(speaker);
+        }
+        if !self.state.is_named(&agent, incarnation) {
+            // The run may be newer than what was read last.
+            self.wake.look_again.notify_one();
+        }
         self.publish_soon();
+        self.admit();
     }
 
     fn reported(&mut self, stream: StreamId, sequence: u64, message: ReportMessage) {
-        let snapshot = matches!(message, ReportMessage::Snapshot(_));
+        let whole = matches!(
+            message,
+            ReportMessage::Snapshot(_) | ReportMessage::SnapshotEnd { .. }
+        );
         let goodbye = matches!(message, ReportMessage::Goodbye);
         let now = OffsetDateTime::now_utc();
         let applied = self.state.apply(stream, sequence, message, now);
-        if let Some(outbound) = self.streams.get_mut(&stream) {
-            outbound.asked &= !snapshot;
-            if applied.needs_snapshot {
-                outbound.ask();
-            }
+        if whole {
+            self.admission.done(stream);
         }
-        if applied.changed {
-            self.publish_soon();
+        if applied.needs_snapshot {
+            self.admission.want(stream);
         }
+        if whole || applied.needs_snapshot {
+            self.admit();
+        }
+        if self.state.take_behind() {
+            self.wake.look_again.notify_one();
+        }
+        self.publish_soon();
         if goodbye {
             self.disconnected(stream);
         }
@@ -292,16 +368,28 @@ impl Hub {
     fn disconnected(&mut self, stream: StreamId) {
         if let Some(outbound) = self.streams.remove(&stream) {
             info!(agent = %outbound.agent, "agent disconnected");
+            self.state.disconnect(stream, OffsetDateTime::now_utc());
+            let speaker = self.state.speaker(&outbound.agent);
+            if let Some(speaker) = speaker.filter(|speaker| self.state.wants_snapshot(*speaker)) {
+                self.admission.want(speaker);
+            }
         }
-        self.state.disconnect(stream, OffsetDateTime::now_utc());
-        self.ask_for_snapshots();
+        self.admission.done(stream);
+        self.admit();
         self.publish_soon();
     }
 
-    fn ask_for_snapshots(&mut self) {
-        for stream in self.state.wanting_snapshot() {
-            if let Some(outbound) = self.streams.get_mut(&stream) {
-                outbound.ask();
+    /// Asks whoever is next for a snapshot.
+    fn admit(&mut self) {
+        let now = Instant::now();
+        loop {
+            let still = |stream| self.state.wants_snapshot(stream);
+            let Some(stream) = self.admission.next(now, still) else {
+                return;
+            };
+            let outbound = self.streams.get(&stream);
+            if !outbound.is_some_and(|outbound| outbound.say(Down::SnapshotRequest)) {
+                self.admission.done(stream);
             }
         }
     }
@@ -332,31 +420,50 @@ impl Hub {
     }
 
     fn publish_soon(&mut self) {
-        let due = Instant::now() + self.publishing.moment;
-        self.publishing.due.get_or_insert(due);
+        let dirty = self.state.dirty();
+        if dirty.is_empty() {
+            return;
+        }
+        let within = if dirty.urgent || dirty.database {
+            PUBLISH_WITHIN
+        } else {
+            PUBLISH_LAGS_WITHIN
+        };
+        let due = (Instant::now() + within).max(self.publishing.not_before);
+        self.publishing.due = self.publishing.due.min(due);
     }
 
     fn publish(&mut self) {
         let began = Instant::now();
-        let view = self.state.view(OffsetDateTime::now_utc());
-        metrics::record_fleet(&view);
-        self.outlets.views.send_if_modified(|current| {
-            let changed = **current != view;
-            *current = Arc::new(view);
-            changed
-        });
-        self.publishing.moment = PUBLISH_WITHIN.max(began.elapsed() * PUBLISH_SHARE);
-        self.publishing.due = None;
+        if self
+            .shown
+            .refresh(&mut self.state, OffsetDateTime::now_utc())
+        {
+            self.outlets
+                .views
+                .send_replace(Arc::new(self.shown.view().clone()));
+        }
+        let counted_at = self.publishing.counted_at;
+        let small = self.shown.view().pipelines.iter().len() <= SMALL;
+        if small || counted_at.is_none_or(|at| began >= at + METRICS_EVERY) {
+            metrics::record_fleet(self.shown.view());
+            self.publishing.counted_at = Some(began);
+        }
+        let now = Instant::now();
+        self.publishing.not_before = now + (now - began) * PUBLISH_SHARE;
+        // Some things change by getting older.
+        self.publishing.due = (now + AGE_EVERY).max(self.publishing.not_before);
     }
 }
 
-impl Outbound {
-    fn ask(&mut self) {
-        if !self.asked {
-            self.asked = self.say(Down::SnapshotRequest);
-        }
-    }
+/// How often each agent of a fleet of so many pipelines should tell its lags.
+fn lag_interval(pipelines: usize) -> Duration {
+    LAG_EVERY.max(Duration::from_secs_f64(
+        pipelines as f64 / LAGS_A_SECOND as f64,
+    ))
+}
 
+impl Outbound {
     /// Whether there was room for it.
     fn say(&self, word: Down) -> bool {
         self.down.try_send(word).is_ok()

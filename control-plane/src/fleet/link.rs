@@ -1,12 +1,14 @@
 //! What passes between the hub and one agent's stream.
 
-use tide_model::report::{AgentIdentity, ReportMessage};
+use std::time::Duration;
+
+use tide_model::report::{AgentIdentity, OwnershipDigest, ReportMessage};
 use tokio::sync::mpsc;
 
 use super::{Stopping, state::StreamId};
 
-/// What waits for one agent: one request for a snapshot, one nudge, one farewell. More of the same
-/// adds nothing, so a full queue loses nothing.
+/// What waits for one agent: one welcome, one request for a snapshot, one nudge, one farewell. More of
+/// the same adds nothing, so a full queue loses nothing.
 const DOWN_QUEUE: usize = 4;
 
 /// What the hub hears.
@@ -15,6 +17,8 @@ pub(super) enum Event {
     Connected {
         stream: StreamId,
         identity: AgentIdentity,
+        /// Of what the agent told on an earlier stream of this run.
+        told: Option<OwnershipDigest>,
         down: mpsc::Sender<Down>,
     },
     /// A stream spoke.
@@ -30,12 +34,25 @@ pub(super) enum Event {
 /// What the hub says to one agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Down {
+    /// The first word: it is heard.
+    Welcome(Welcome),
+    /// The first word, and the last: too many wait to be heard. Come back after this.
+    Crowded(Duration),
     /// Something was missed.
     SnapshotRequest,
     /// Holds or placements changed.
     Nudge,
     /// Another stream of this agent counts now; nothing follows.
     Displaced,
+}
+
+/// How an agent is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Welcome {
+    /// What it told earlier is known: it goes on from there.
+    pub(crate) resumed: bool,
+    /// How often it should tell its lags.
+    pub(crate) lag_interval: Duration,
 }
 
 /// One agent's stream, from the side of the network. Dropping it ends it.
@@ -49,6 +66,7 @@ pub(crate) struct AgentLink {
 pub(super) fn open(
     stream: StreamId,
     identity: AgentIdentity,
+    told: Option<OwnershipDigest>,
     events: mpsc::Sender<Event>,
 ) -> (AgentLink, Event) {
     let (tx, rx) = mpsc::channel(DOWN_QUEUE);
@@ -62,6 +80,7 @@ pub(super) fn open(
         Event::Connected {
             stream,
             identity,
+            told,
             down: tx,
         },
     )

@@ -6,8 +6,10 @@
 //! every second ──▶ PostgreSQL ──▶└─────┘ ──▶ nudges, requests for snapshots (agents)
 //! ```
 //!
-//! - [`state`] is pure: words and rows in, view out.
-//! - `hub` is the task around it: it reads the database, publishes views, answers streams.
+//! - [`state`] is pure: words and rows in, what counts out; `claims` compares the two.
+//! - `shown` keeps a [`view`] in step with it, at the cost of what changes. Pure, too.
+//! - `admission` says who may send a snapshot next, `warming` whether enough is known to plan by.
+//! - `hub` is the task around them: it reads the database, publishes views, answers streams.
 //! - [`FleetHandle`] is what everybody else holds.
 //!
 //! Nothing here decides who owns what, and nothing here is needed for messages to flow. When this
@@ -17,21 +19,32 @@
 //! `database_at` says how old it is; without reports the view holds what the database knows; a
 //! slow reader skips views, because a `watch` only ever keeps the newest.
 
+mod admission;
+mod claims;
+mod dirty;
 mod hub;
 mod link;
+mod shown;
 pub(crate) mod state;
+pub(crate) mod view;
+mod warming;
 
+#[cfg(test)]
+mod protocol_tests;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tide_model::{
-    fleet::{DatabaseView, FleetView},
-    report::AgentIdentity,
+    fleet::{Coverage, DatabaseView},
+    report::{AgentIdentity, OwnershipDigest},
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -39,13 +52,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::link::{AgentLink, Down};
+pub(crate) use self::link::{AgentLink, Down, Welcome};
 use self::{
     hub::{Hub, HubError},
     link::Event,
+    shown::Shown,
     state::{FleetState, StreamId},
+    view::View,
+    warming::Warming,
 };
-use crate::database::Database;
+use crate::{database::Database, leadership::Standing};
 
 /// Words of agents that wait for the hub; a full queue makes the streams wait, not memory grow.
 const EVENT_QUEUE: usize = 1_024;
@@ -54,6 +70,15 @@ const EVENT_QUEUE: usize = 1_024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the control plane is stopping")]
 pub(crate) struct Stopping;
+
+/// The control plane has just started, and too few agents have told what they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the control plane is warming up: {} of {} agents have reported since it started",
+    .0.told,
+    .0.agents
+)]
+pub(crate) struct TooCold(pub(crate) Coverage);
 
 /// How the last attempts to read the database went.
 #[derive(Debug, Clone)]
@@ -70,7 +95,7 @@ pub(crate) struct DatabaseHealth {
 #[derive(Clone)]
 pub(crate) struct FleetHandle {
     events: mpsc::Sender<Event>,
-    views: watch::Receiver<Arc<FleetView>>,
+    views: watch::Receiver<Arc<View>>,
     databases: watch::Receiver<Arc<DatabaseView>>,
     health: watch::Receiver<DatabaseHealth>,
     wake: Arc<Wake>,
@@ -89,17 +114,28 @@ pub(crate) struct FleetTask(Hub);
 
 impl FleetTask {
     /// Runs until the token is cancelled; an error means that the process is useless.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), HubError> {
-        self.0.run(stop).await
+    pub(crate) async fn run(
+        self,
+        standing: watch::Receiver<Standing>,
+        stop: CancellationToken,
+    ) -> Result<(), HubError> {
+        self.0.run(standing, stop).await
     }
 }
 
-/// Makes the hub and the handle to it. `first` is served until the next read.
-pub(crate) fn fleet(database: Database, first: DatabaseView) -> (FleetHandle, FleetTask) {
-    let state = FleetState::new(Arc::new(first));
+/// Makes the hub and the handle to it. `first` is served until the next read; it makes plans once it
+/// has heard enough, or after `warm_up`.
+pub(crate) fn fleet(
+    database: Database,
+    first: DatabaseView,
+    warm_up: Duration,
+) -> (FleetHandle, FleetTask) {
+    let mut state = FleetState::new(Arc::new(first));
     let (event_tx, event_rx) = mpsc::channel(EVENT_QUEUE);
     let now = time::OffsetDateTime::now_utc();
-    let (view_tx, views) = watch::channel(Arc::new(state.view(now)));
+    let warm_up = time::Duration::seconds_f64(warm_up.as_secs_f64());
+    let shown = Shown::new(&mut state, Warming::new(warm_up, now), now);
+    let (view_tx, views) = watch::channel(Arc::new(shown.view().clone()));
     let (database_tx, databases) = watch::channel(Arc::clone(state.database_view()));
     let started_at = Instant::now();
     let (health_tx, health) = watch::channel(DatabaseHealth {
@@ -113,7 +149,7 @@ pub(crate) fn fleet(database: Database, first: DatabaseView) -> (FleetHandle, Fl
         databases: database_tx,
         health: health_tx,
     };
-    let hub = Hub::new(state, database, event_rx, Arc::clone(&wake), outlets);
+    let hub = Hub::new(state, shown, database, event_rx, Arc::clone(&wake), outlets);
     let handle = FleetHandle {
         events: event_tx,
         views,
@@ -127,12 +163,12 @@ pub(crate) fn fleet(database: Database, first: DatabaseView) -> (FleetHandle, Fl
 
 impl FleetHandle {
     /// The fleet now.
-    pub(crate) fn view(&self) -> Arc<FleetView> {
+    pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.views.borrow())
     }
 
     /// The fleet whenever it changes; a slow reader skips what lies between.
-    pub(crate) fn views(&self) -> watch::Receiver<Arc<FleetView>> {
+    pub(crate) fn views(&self) -> watch::Receiver<Arc<View>> {
         self.views.clone()
     }
 
@@ -162,10 +198,23 @@ impl FleetHandle {
         self.wake.look_again.notify_one();
     }
 
-    /// Begins a stream of reports.
-    pub(crate) async fn connect(&self, identity: AgentIdentity) -> Result<AgentLink, Stopping> {
+    /// Fails while too little is known to plan by.
+    pub(crate) fn warm(&self) -> Result<(), TooCold> {
+        let coverage = self.views.borrow().coverage;
+        if coverage.warming {
+            return Err(TooCold(coverage));
+        }
+        Ok(())
+    }
+
+    /// Begins a stream of reports of an agent that has `told` so much on an earlier one.
+    pub(crate) async fn connect(
+        &self,
+        identity: AgentIdentity,
+        told: Option<OwnershipDigest>,
+    ) -> Result<AgentLink, Stopping> {
         let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
-        let (link, event) = link::open(stream, identity, self.events.clone());
+        let (link, event) = link::open(stream, identity, told, self.events.clone());
         self.events.send(event).await.map_err(|_| Stopping)?;
         Ok(link)
     }

@@ -42,7 +42,7 @@ fn delta(name: &str, epoch: Epoch, lag_rows: i64) -> Up {
 }
 
 fn heartbeat() -> Up {
-    (&ReportMessage::Heartbeat).into()
+    (&ReportMessage::Heartbeat { digest: None }).into()
 }
 
 fn lag_is(rows: i64) -> impl Fn(&FleetView) -> bool {
@@ -185,6 +185,7 @@ async fn a_former_run_that_comes_back_is_sent_away_and_changes_nothing() -> Resu
         name: "relay-1".to_owned(),
         incarnation: former.to_string(),
         version: "1".to_owned(),
+        ownership_digest: None,
     };
     let mut zombie = Reporter::open(&world, Up::Hello(hello)).await?;
     zombie.send(snapshot("orders", epoch, 99)).await?;
@@ -232,6 +233,7 @@ async fn nonsense_is_refused_by_field() -> Result<()> {
             name: "relay-1".to_owned(),
             incarnation: incarnation.to_owned(),
             version: String::new(),
+            ownership_digest: None,
         })
     };
     let refused = async |first| Reporter::open(&world, first).await.err().unwrap();

@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use tide_model::fleet::FleetView;
 use tide_proto::fleet::v1::{
-    FleetDelta, GetAgentRequest, GetPipelineRequest, ListAgentsRequest, ListPipelinesRequest,
-    WatchFleetRequest, WatchFleetResponse, watch_fleet_response::Event,
+    FleetDelta, GetAgentRequest, GetFleetRequest, GetPipelineRequest, ListAgentsRequest,
+    ListPipelinesRequest, WatchFleetRequest, WatchFleetResponse, watch_fleet_response::Event,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -32,7 +32,7 @@ async fn a_watch_begins_with_everything_and_goes_on_with_what_changes() -> Resul
     world.pipelines(&["orders"]).await?;
     let mut watch = world
         .fleet()
-        .watch_fleet(WatchFleetRequest {})
+        .watch_fleet(WatchFleetRequest::default())
         .await?
         .into_inner();
     let Event::Snapshot(snapshot) = event(&mut watch).await? else {
@@ -76,6 +76,7 @@ async fn a_watch_begins_with_everything_and_goes_on_with_what_changes() -> Resul
         .fleet_view("the same", |now| {
             FleetView {
                 database_at: last.database_at,
+                revision: last.revision,
                 ..now.clone()
             } == last
         })
@@ -89,7 +90,7 @@ async fn a_stop_ends_watches_and_says_so() -> Result<()> {
     let world = World::start().await?;
     let mut watch = world
         .fleet()
-        .watch_fleet(WatchFleetRequest {})
+        .watch_fleet(WatchFleetRequest::default())
         .await?
         .into_inner();
     event(&mut watch).await?;
@@ -286,7 +287,10 @@ async fn http(world: &World, path: &str) -> Result<String> {
 async fn metrics_and_probes_are_served() -> Result<()> {
     let world = World::start().await?;
     world.pipelines(&["orders"]).await?;
-    let _watch = world.fleet().watch_fleet(WatchFleetRequest {}).await?;
+    let _watch = world
+        .fleet()
+        .watch_fleet(WatchFleetRequest::default())
+        .await?;
     let request = GetAgentRequest {
         name: "nobody".to_owned(),
     };
@@ -313,5 +317,43 @@ async fn metrics_and_probes_are_served() -> Result<()> {
     ] {
         ensure!(metrics.contains(line), "{line} is not in:\n{metrics}");
     }
+    Ok(())
+}
+
+/// Complaint 19: two commands disagree, and nobody can tell which of them is newer.
+#[tokio::test]
+async fn answers_of_one_revision_agree() -> Result<()> {
+    let world = World::start().await?;
+    world.pipelines(&["a", "b", "c"]).await?;
+    let mut locks = Locks::register(&world, "relay-1").await?;
+    locks.take(&["a", "b"]).await?;
+    let mut client = world.fleet();
+    let agreed = tide_sandbox::wait::eventually(SOON, "two answers of one revision", async || {
+        let fleet = client.get_fleet(GetFleetRequest {}).await?.into_inner();
+        let fleet = fleet.fleet.context("no fleet")?;
+        let agent = client
+            .get_agent(GetAgentRequest {
+                name: "relay-1".to_owned(),
+            })
+            .await?
+            .into_inner();
+        let listed = client
+            .list_agents(ListAgentsRequest::default())
+            .await?
+            .into_inner();
+        let pipelines = client
+            .list_pipelines(ListPipelinesRequest::default())
+            .await?
+            .into_inner();
+        let revisions = [agent.revision, listed.revision, pipelines.revision];
+        if fleet.revision == 0 || revisions.iter().any(|revision| *revision != fleet.revision) {
+            return Ok(None);
+        }
+        ensure!(fleet.agents == listed.agents && fleet.pipelines == pipelines.pipelines);
+        ensure!(agent.agent.as_ref() == fleet.agents.first());
+        Ok::<_, anyhow::Error>(Some(agent.pipelines.len()))
+    })
+    .await?;
+    ensure!(agreed <= 2);
     Ok(())
 }

@@ -66,6 +66,7 @@ impl World {
             advertise_url: None,
             security: Security::default(),
             lease: Duration::from_secs(3),
+            warm_up: Duration::ZERO,
             group: group(),
             metrics_addr: ([127, 0, 0, 1], 0).into(),
             shutdown_timeout: Duration::from_secs(10),

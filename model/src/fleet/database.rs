@@ -31,7 +31,7 @@ pub struct DatabaseView {
 }
 
 /// One pipeline, or one shard of it, in the database.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PipelineRow {
     /// Its name: the pipeline's, or one of its shards'.
     pub name: UnitName,
@@ -199,6 +199,17 @@ impl DatabaseView {
     /// Where every pipeline should be.
     pub fn assignments(&self) -> BTreeMap<UnitName, Assignment> {
         assign(&self.bundles(), &self.candidates(None))
+    }
+
+    /// Where each pipeline should be by everybody's calculation, if that is not where it is; in the
+    /// order of `pipelines`.
+    pub fn moves(&self) -> Vec<Option<AgentName>> {
+        let mut assigned = self.assignments();
+        let moving_to = |row: &PipelineRow| {
+            let wanted = assigned.remove(&row.name)?.agent;
+            (row.owner.as_ref() != Some(&wanted)).then_some(wanted)
+        };
+        self.pipelines.iter().map(moving_to).collect()
     }
 
     /// Enabled pipelines whose number of shards is about to change: nobody may work by the old

@@ -4,19 +4,22 @@
 //! wrong about who may write. [`FleetView`] adds what agents reported, says where the two differ,
 //! and is what every screen, JSON document and API answer shows.
 
+mod build;
 mod database;
+mod ownership;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
-pub use self::database::{AgentRow, DatabaseView, PipelineRow};
-pub use crate::hold::{Hold, HoldKind};
-use crate::{
-    AgentName, Assignment, Epoch, GroupName, Incarnation, PipelineState, UnitName,
-    assignment::Admits, report::AgentReport,
+pub use self::{
+    build::{lag_summary, warnings},
+    database::{AgentRow, DatabaseView, PipelineRow},
+    ownership::{Ownership, REPORT_STALE_AFTER},
 };
+pub use crate::hold::{Hold, HoldKind};
+use crate::{AgentName, Epoch, GroupName, Incarnation, UnitName, report::AgentReport};
 
 /// How an agent is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +127,12 @@ pub struct PipelineView {
     pub placement: Option<AgentName>,
     /// What holds it, if anything does: `pin to relay-2 by ana: licence dongle`.
     pub holds: Vec<String>,
+    /// Whether the locks and what agents say of it agree.
+    #[serde(default)]
+    pub ownership: Ownership,
+    /// Agents that say they run it although another session, or none, holds its lock.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claimed_by: Vec<AgentName>,
 }
 
 /// The whole fleet.
@@ -140,10 +149,36 @@ pub struct FleetView {
     pub database_at: OffsetDateTime,
     /// What needs an operator's attention, worst first.
     pub warnings: Vec<String>,
+    /// How much of it agents have told; none where nobody hears them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
+    /// Grows with every change that the control plane shows; equal numbers of one control plane are
+    /// equal views. None where nobody counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
 }
 
-/// An agent whose report is older than this is stale, if it still holds its locks.
-pub const REPORT_STALE_AFTER: Duration = Duration::seconds(15);
+/// How much of a fleet has told a control plane what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Agents that are alive.
+    pub agents: u32,
+    /// Those of them that have told everything.
+    pub told: u32,
+    /// The control plane has just started and waits for more of them: what it shows of the others is
+    /// what the database knows, and it makes no plans yet.
+    pub warming: bool,
+}
+
+impl Coverage {
+    /// Part of the live agents that have told everything, from 0 to 1.
+    pub fn share(self) -> f64 {
+        if self.agents == 0 {
+            return 1.0;
+        }
+        f64::from(self.told) / f64::from(self.agents)
+    }
+}
 
 impl FleetView {
     /// Joins both sources. `reports` is empty when there is no control plane; `now` is on the
@@ -153,11 +188,18 @@ impl FleetView {
         reports: &BTreeMap<AgentName, AgentReport>,
         now: OffsetDateTime,
     ) -> Self {
-        let assigned = database.assignments();
+        let moves = database.moves();
         let pipelines: Vec<PipelineView> = database
             .pipelines
             .iter()
-            .map(|row| pipeline_view(row, database, reports, &assigned))
+            .zip(moves)
+            .map(|(row, moving_to)| {
+                let placement = database.placements.get(&row.name).cloned();
+                let report = row.owner.as_ref().and_then(|owner| reports.get(owner));
+                let report = report.and_then(|report| report.pipelines.get(&row.name));
+                let holds = database.holds_of(&row.name).map(Hold::summary).collect();
+                PipelineView::build(row, placement, moving_to, holds, report)
+            })
             .collect();
         let mut owned: BTreeMap<&AgentName, Vec<&PipelineView>> = BTreeMap::new();
         for pipeline in &pipelines {
@@ -170,16 +212,22 @@ impl FleetView {
             .iter()
             .map(|row| {
                 let owned = owned.get(&row.name).map_or(&[][..], Vec::as_slice);
-                agent_view(row, database, reports.get(&row.name), owned, now)
+                let report = reports.get(&row.name);
+                let holds = database.holds_on(&row.name).map(Hold::summary).collect();
+                let holds = (database.admits(&row.name), holds);
+                AgentView::build(row, holds, report, owned, now)
             })
             .collect();
-        let warnings = warnings(database, &agents, &pipelines);
+        let troubled = pipelines.iter().filter(|pipeline| pipeline.is_troubled());
+        let warnings = warnings(agents.iter(), troubled);
         Self {
             group: database.group.clone(),
             agents,
             pipelines,
             database_at: database.taken_at,
             warnings,
+            coverage: None,
+            revision: None,
         }
     }
 
@@ -204,171 +252,4 @@ impl FleetView {
     pub fn is_healthy(&self) -> bool {
         self.warnings.is_empty()
     }
-}
-
-fn pipeline_view(
-    row: &PipelineRow,
-    database: &DatabaseView,
-    reports: &BTreeMap<AgentName, AgentReport>,
-    assigned: &BTreeMap<UnitName, Assignment>,
-) -> PipelineView {
-    // A report counts for a pipeline only under the epoch that the database knows: an older one
-    // is from a former owner, whatever its arrival time.
-    let reported = row
-        .owner
-        .as_ref()
-        .and_then(|owner| reports.get(owner))
-        .and_then(|report| report.pipelines.get(&row.name))
-        .filter(|pipeline| Some(pipeline.epoch) == row.epoch);
-    let (state, reason) = match (row.enabled, &row.owner, row.owner_pid) {
-        (false, None, None) => ("disabled".to_owned(), None),
-        (true, None, None) => {
-            let reason = if assigned.contains_key(&row.name) {
-                "waiting to be taken over"
-            } else {
-                "no live agent may take it"
-            };
-            ("unowned".to_owned(), Some(reason.to_owned()))
-        }
-        (_, None, Some(pid)) => (
-            "orphan".to_owned(),
-            Some(format!(
-                "its lock is held by backend {pid}, which is no agent of this group"
-            )),
-        ),
-        (_, Some(_), _) => match reported {
-            Some(report) => (report.state.to_string(), report.reason.clone()),
-            None => (
-                row.state.unwrap_or(PipelineState::Starting).to_string(),
-                row.state_reason.clone(),
-            ),
-        },
-    };
-    let wanted = assigned
-        .get(&row.name)
-        .map(|assignment| assignment.agent.clone());
-    // An owner that delivers knows its lag to the moment. One that cannot does not look.
-    let measuring = reported.filter(|report| report.state.is_healthy());
-    PipelineView {
-        name: row.name.clone(),
-        outbox: row.outbox.clone(),
-        sink: row.sink.clone(),
-        enabled: row.enabled,
-        owner: row.owner.clone(),
-        epoch: row.epoch,
-        last_change_id: reported.map_or(row.last_change_id, |r| {
-            r.last_change_id.max(row.last_change_id)
-        }),
-        lag_rows: measuring.map_or(row.lag_rows, |report| report.lag_rows),
-        lag_seconds: measuring.map_or(row.lag.as_seconds_f64(), |report| report.lag_seconds),
-        state,
-        reason,
-        since: row.state_since,
-        moving_to: wanted.filter(|wanted| row.owner.as_ref() != Some(wanted)),
-        placement: database.placements.get(&row.name).cloned(),
-        holds: database.holds_of(&row.name).map(Hold::summary).collect(),
-    }
-}
-
-fn agent_view(
-    row: &AgentRow,
-    database: &DatabaseView,
-    report: Option<&AgentReport>,
-    owned: &[&PipelineView],
-    now: OffsetDateTime,
-) -> AgentView {
-    let report = report.filter(|report| report.incarnation == row.incarnation);
-    let admits = database.admits(&row.name);
-    let state = match (row.alive, admits) {
-        (false, _) if row.stopped_at.is_some() => AgentState::Stopped,
-        (false, _) => AgentState::Lost,
-        (true, _) if report.is_some_and(|report| now - report.received_at > REPORT_STALE_AFTER) => {
-            AgentState::Stale
-        }
-        (true, Admits::Nothing) if owned.is_empty() => AgentState::Drained,
-        (true, Admits::Nothing) => AgentState::Draining,
-        (true, Admits::OnlyItsOwn) => AgentState::Cordoned,
-        (true, Admits::All) => AgentState::Active,
-    };
-    let (lag_p95_seconds, lag_worst_seconds) = lag_summary(owned.iter().map(|p| p.lag_seconds));
-    let holds = database.holds_on(&row.name).map(Hold::summary).collect();
-    AgentView {
-        name: row.name.clone(),
-        state,
-        incarnation: row.incarnation,
-        version: row.version.clone(),
-        hostname: row.hostname.clone(),
-        weight: row.weight,
-        metrics_addr: row.metrics_addr.clone(),
-        pipelines: owned.len() as u32,
-        unhealthy: owned
-            .iter()
-            .filter(|p| {
-                p.state
-                    .parse::<PipelineState>()
-                    .is_ok_and(|s| !s.is_healthy())
-            })
-            .count() as u32,
-        lag_p95_seconds,
-        lag_worst_seconds,
-        holds,
-        started_at: row.started_at,
-        last_seen_at: report.map_or(row.last_seen_at, |report| {
-            report.received_at.max(row.last_seen_at)
-        }),
-        reporting: report.is_some(),
-    }
-}
-
-fn warnings(
-    database: &DatabaseView,
-    agents: &[AgentView],
-    pipelines: &[PipelineView],
-) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for pipeline in pipelines {
-        let reason = pipeline.reason.as_deref().unwrap_or("no reason given");
-        match pipeline.state.as_str() {
-            "unowned" => warnings.push(format!("{} is unowned: {reason}", pipeline.name)),
-            "orphan" => warnings.push(format!("{} is blocked: {reason}", pipeline.name)),
-            "misconfigured" | "retrying" | "paused" => {
-                let owner = pipeline.owner.as_ref().map_or("-", AgentName::as_str);
-                warnings.push(format!(
-                    "{} ({owner}) is {}: {reason}",
-                    pipeline.name, pipeline.state
-                ));
-            }
-            _ => {}
-        }
-    }
-    for agent in agents {
-        match agent.state {
-            AgentState::Stale => warnings.push(format!(
-                "{} holds {} locks but has stopped reporting",
-                agent.name, agent.pipelines
-            )),
-            AgentState::Lost => warnings.push(format!(
-                "{} is gone without a goodbye; pg_locks shows that it holds nothing",
-                agent.name
-            )),
-            _ => {}
-        }
-    }
-    if !database.agents.iter().any(|agent| agent.alive) {
-        warnings.push("no agent is alive".to_owned());
-    }
-    warnings
-}
-
-/// 95th percentile (nearest rank) and maximum; zeros for nothing.
-fn lag_summary(lags: impl Iterator<Item = f64>) -> (f64, f64) {
-    let mut lags: Vec<f64> = lags.collect();
-    lags.sort_by(f64::total_cmp);
-    let rank = (lags.len() * 95).div_ceil(100);
-    let p95 = rank
-        .checked_sub(1)
-        .and_then(|index| lags.get(index))
-        .copied()
-        .unwrap_or(0.0);
-    (p95, lags.last().copied().unwrap_or(0.0))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tide_model::{
     Epoch,
-    fleet::{AgentState, AgentView, FleetView, PipelineView},
+    fleet::{AgentState, AgentView, Coverage, FleetView, Ownership, PipelineView},
 };
 
 use super::{InvalidField, non_empty, parse, parse_optional, time};
@@ -38,6 +38,51 @@ fn agent_state(number: i32) -> Result<AgentState, InvalidField> {
         wire::AgentState::Stopped => AgentState::Stopped,
         wire::AgentState::Lost => AgentState::Lost,
     })
+}
+
+impl From<Ownership> for wire::Ownership {
+    fn from(ownership: Ownership) -> Self {
+        match ownership {
+            Ownership::Agreed => Self::Agreed,
+            Ownership::Split => Self::Split,
+            Ownership::Orphan => Self::Orphan,
+            Ownership::Ghost => Self::Ghost,
+            Ownership::Stale => Self::Stale,
+        }
+    }
+}
+
+/// Whoever does not compare says nothing against it.
+fn ownership(number: i32) -> Result<Ownership, InvalidField> {
+    let ownership = wire::Ownership::try_from(number)
+        .map_err(|error| InvalidField::invalid("pipeline.ownership", error))?;
+    Ok(match ownership {
+        wire::Ownership::Unspecified | wire::Ownership::Agreed => Ownership::Agreed,
+        wire::Ownership::Split => Ownership::Split,
+        wire::Ownership::Orphan => Ownership::Orphan,
+        wire::Ownership::Ghost => Ownership::Ghost,
+        wire::Ownership::Stale => Ownership::Stale,
+    })
+}
+
+impl From<Coverage> for wire::Coverage {
+    fn from(coverage: Coverage) -> Self {
+        Self {
+            agents: coverage.agents,
+            told: coverage.told,
+            warming: coverage.warming,
+        }
+    }
+}
+
+impl From<wire::Coverage> for Coverage {
+    fn from(coverage: wire::Coverage) -> Self {
+        Self {
+            agents: coverage.agents,
+            told: coverage.told,
+            warming: coverage.warming,
+        }
+    }
 }
 
 impl From<&AgentView> for wire::Agent {
@@ -112,6 +157,12 @@ impl From<&PipelineView> for wire::Pipeline {
             moving_to: text(&pipeline.moving_to),
             placement: text(&pipeline.placement),
             holds: pipeline.holds.clone(),
+            ownership: wire::Ownership::from(pipeline.ownership).into(),
+            claimed_by: pipeline
+                .claimed_by
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         }
     }
 }
@@ -136,6 +187,12 @@ impl TryFrom<wire::Pipeline> for PipelineView {
             moving_to: parse_optional("pipeline.moving_to", &pipeline.moving_to)?,
             placement: parse_optional("pipeline.placement", &pipeline.placement)?,
             holds: pipeline.holds,
+            ownership: ownership(pipeline.ownership)?,
+            claimed_by: pipeline
+                .claimed_by
+                .iter()
+                .map(|name| parse("pipeline.claimed_by", name))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -148,6 +205,8 @@ impl From<&FleetView> for wire::Fleet {
             pipelines: fleet.pipelines.iter().map(Into::into).collect(),
             database_at: Some(time::timestamp(fleet.database_at)),
             warnings: fleet.warnings.clone(),
+            coverage: fleet.coverage.map(Into::into),
+            revision: fleet.revision.unwrap_or_default(),
         }
     }
 }
@@ -170,8 +229,15 @@ impl TryFrom<wire::Fleet> for FleetView {
                 .collect::<Result<_, _>>()?,
             database_at: time::moment("fleet.database_at", fleet.database_at)?,
             warnings: fleet.warnings,
+            coverage: fleet.coverage.map(Into::into),
+            revision: counted(fleet.revision),
         })
     }
+}
+
+/// None from somebody who does not count.
+fn counted(revision: u64) -> Option<u64> {
+    (revision != 0).then_some(revision)
 }
 
 impl wire::FleetDelta {
@@ -188,6 +254,8 @@ impl wire::FleetDelta {
             removed_pipelines,
             warnings: after.warnings.clone(),
             database_at: Some(time::timestamp(after.database_at)),
+            coverage: after.coverage.map(Into::into),
+            revision: after.revision.unwrap_or_default(),
         }
     }
 
@@ -206,6 +274,8 @@ impl wire::FleetDelta {
             )?,
             warnings: self.warnings,
             database_at: time::moment("delta.database_at", self.database_at)?,
+            coverage: self.coverage.map(Into::into),
+            revision: counted(self.revision),
         })
     }
 }
@@ -266,6 +336,8 @@ mod tests {
             moving_to: None,
             placement: None,
             holds: Vec::new(),
+            ownership: Ownership::Agreed,
+            claimed_by: Vec::new(),
         }
     }
 
@@ -279,6 +351,8 @@ mod tests {
                 .collect(),
             database_at: OffsetDateTime::UNIX_EPOCH,
             warnings: Vec::new(),
+            coverage: None,
+            revision: None,
         }
     }
 

@@ -2,7 +2,9 @@
 
 use tide_model::{
     Epoch, PipelineState, UnitName,
-    report::{AgentIdentity, PipelineReport, ReportMessage},
+    report::{
+        AgentIdentity, LagReport, OwnershipDigest, PipelineReport, PipelineReports, ReportMessage,
+    },
 };
 
 use super::{InvalidField, non_empty, parse, time};
@@ -55,6 +57,7 @@ impl From<&AgentIdentity> for wire::Hello {
             name: identity.name.to_string(),
             incarnation: identity.incarnation.to_string(),
             version: identity.version.clone(),
+            ownership_digest: None,
         }
     }
 }
@@ -90,17 +93,54 @@ fn pipeline_from_wire(
     ))
 }
 
+fn pipelines_from_wire(
+    reports: Vec<wire::PipelineReport>,
+) -> Result<PipelineReports, InvalidField> {
+    reports.into_iter().map(pipeline_from_wire).collect()
+}
+
+fn lag_to_wire((name, lag): (&UnitName, &LagReport)) -> wire::PipelineLag {
+    let behind = lag.lag_seconds > 0.0;
+    wire::PipelineLag {
+        name: name.to_string(),
+        last_change_id: lag.last_change_id,
+        lag_rows: lag.lag_rows,
+        lag: behind.then(|| time::duration_seconds(lag.lag_seconds)),
+    }
+}
+
+fn lag_from_wire(lag: wire::PipelineLag) -> Result<(UnitName, LagReport), InvalidField> {
+    let report = LagReport {
+        last_change_id: lag.last_change_id,
+        lag_rows: lag.lag_rows,
+        lag_seconds: time::seconds(lag.lag),
+    };
+    Ok((parse("lag.name", &lag.name)?, report))
+}
+
 impl From<&ReportMessage> for wire::report_request::Message {
     fn from(message: &ReportMessage) -> Self {
         match message {
             ReportMessage::Snapshot(pipelines) => Self::Snapshot(wire::Snapshot {
                 pipelines: pipelines.iter().map(pipeline_to_wire).collect(),
             }),
+            ReportMessage::SnapshotChunk(pipelines) => Self::SnapshotChunk(wire::SnapshotChunk {
+                pipelines: pipelines.iter().map(pipeline_to_wire).collect(),
+            }),
+            ReportMessage::SnapshotEnd { count, digest } => Self::SnapshotEnd(wire::SnapshotEnd {
+                count: *count,
+                ownership_digest: digest.0,
+            }),
+            ReportMessage::Lag(lags) => Self::Lag(wire::Lag {
+                pipelines: lags.iter().map(lag_to_wire).collect(),
+            }),
             ReportMessage::Delta { changed, removed } => Self::Delta(wire::Delta {
                 changed: changed.iter().map(pipeline_to_wire).collect(),
                 removed: removed.iter().map(ToString::to_string).collect(),
             }),
-            ReportMessage::Heartbeat => Self::Heartbeat(wire::Heartbeat {}),
+            ReportMessage::Heartbeat { digest } => Self::Heartbeat(wire::Heartbeat {
+                ownership_digest: digest.map(|digest| digest.0),
+            }),
             ReportMessage::Goodbye => Self::Goodbye(wire::Goodbye {}),
         }
     }
@@ -113,26 +153,31 @@ impl TryFrom<wire::report_request::Message> for ReportMessage {
         use wire::report_request::Message;
         Ok(match message {
             Message::Hello(_) => return Err(InvalidField::invalid("message", "a second hello")),
-            Message::Snapshot(snapshot) => Self::Snapshot(
-                snapshot
-                    .pipelines
+            Message::Snapshot(snapshot) => Self::Snapshot(pipelines_from_wire(snapshot.pipelines)?),
+            Message::SnapshotChunk(chunk) => {
+                Self::SnapshotChunk(pipelines_from_wire(chunk.pipelines)?)
+            }
+            Message::SnapshotEnd(end) => Self::SnapshotEnd {
+                count: end.count,
+                digest: OwnershipDigest(end.ownership_digest),
+            },
+            Message::Lag(lag) => Self::Lag(
+                lag.pipelines
                     .into_iter()
-                    .map(pipeline_from_wire)
+                    .map(lag_from_wire)
                     .collect::<Result<_, _>>()?,
             ),
             Message::Delta(delta) => Self::Delta {
-                changed: delta
-                    .changed
-                    .into_iter()
-                    .map(pipeline_from_wire)
-                    .collect::<Result<_, _>>()?,
+                changed: pipelines_from_wire(delta.changed)?,
                 removed: delta
                     .removed
                     .iter()
                     .map(|name| parse("delta.removed", name))
                     .collect::<Result<_, _>>()?,
             },
-            Message::Heartbeat(_) => Self::Heartbeat,
+            Message::Heartbeat(heartbeat) => Self::Heartbeat {
+                digest: heartbeat.ownership_digest.map(OwnershipDigest),
+            },
             Message::Goodbye(_) => Self::Goodbye,
         })
     }

@@ -1,4 +1,4 @@
-use tide_model::Epoch;
+use tide_model::{Epoch, fleet::Ownership};
 
 use super::*;
 
@@ -19,6 +19,8 @@ fn pipeline(name: &str, last_change_id: i64, lag_rows: i64, lag_seconds: f64) ->
         moving_to: None,
         placement: None,
         holds: Vec::new(),
+        ownership: Ownership::Agreed,
+        claimed_by: Vec::new(),
     }
 }
 
@@ -29,6 +31,8 @@ fn fleet_at(second: i64, pipelines: Vec<PipelineView>) -> FleetView {
         pipelines,
         database_at: OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(second),
         warnings: Vec::new(),
+        coverage: None,
+        revision: None,
     }
 }
 

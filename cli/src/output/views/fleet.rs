@@ -4,7 +4,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{agents::fleet_rows, warnings};
-use tide_model::fleet::{FleetView, PipelineView};
+use tide_model::fleet::{Coverage, FleetView, PipelineView};
 
 use crate::output::{
     Style, Tone,
@@ -55,9 +55,31 @@ pub fn fleet(style: Style, status: &FleetStatus<'_>, label: &str, now: OffsetDat
         text.push_str(&warnings);
         text.push('\n');
     }
-    let footer = format!("source {label}  age {}", age(fleet.database_at, now));
+    let footer = format!(
+        "source {label}  age {}{}",
+        age(fleet.database_at, now),
+        coverage(fleet)
+    );
     text.push_str(&style.paint(Tone::Faint, &footer));
     text.push('\n');
+    text
+}
+
+/// How much of the fleet has told what is shown, and of which view all this is.
+fn coverage(fleet: &FleetView) -> String {
+    let mut text = String::new();
+    if let Some(Coverage {
+        agents,
+        told,
+        warming,
+    }) = fleet.coverage
+    {
+        let warming = if warming { " (warming up)" } else { "" };
+        text.push_str(&format!("  coverage {told}/{agents} agents{warming}"));
+    }
+    if let Some(revision) = fleet.revision {
+        text.push_str(&format!("  revision {revision}"));
+    }
     text
 }
 

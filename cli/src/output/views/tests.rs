@@ -2,7 +2,7 @@ use insta::assert_snapshot;
 use tide_model::{
     Epoch, Incarnation, OperationId,
     drain::{Progress, Step},
-    fleet::{AgentState, AgentView, FleetView, PipelineView},
+    fleet::{AgentState, AgentView, FleetView, Ownership, PipelineView},
     operation::{Move, Operation, OperationKind, OperationState},
 };
 use time::{Duration, OffsetDateTime};
@@ -52,6 +52,8 @@ fn pipeline(name: &str, owner: Option<&str>, state: &str) -> PipelineView {
         moving_to: None,
         placement: None,
         holds: Vec::new(),
+        ownership: Ownership::Agreed,
+        claimed_by: Vec::new(),
     }
 }
 
@@ -104,6 +106,8 @@ fn degraded_fleet() -> FleetView {
             "orders-eu-7 (relay-3) is retrying: HTTP 429, next try in 9s".to_owned(),
             "relay-4 is gone without a goodbye; pg_locks shows that it holds nothing".to_owned(),
         ],
+        coverage: None,
+        revision: None,
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use tide_model::{
     AgentName, GroupName, Incarnation, OperationId,
     drain::{Progress, Step},
-    fleet::{AgentState, AgentView, FleetView, PipelineView},
+    fleet::{AgentState, AgentView, FleetView, Ownership, PipelineView},
     operation::{Operation, OperationKind, OperationState},
 };
 use tide_proto::fleet::v1::{
@@ -145,6 +145,8 @@ pub(crate) fn pipeline(text: &str, owner: &str) -> PipelineView {
         moving_to: None,
         placement: None,
         holds: Vec::new(),
+        ownership: Ownership::Agreed,
+        claimed_by: Vec::new(),
     }
 }
 
@@ -158,6 +160,8 @@ pub(crate) fn fleet() -> FleetView {
         ],
         database_at: OffsetDateTime::now_utc(),
         warnings: Vec::new(),
+        coverage: None,
+        revision: None,
     }
 }
 

@@ -63,6 +63,7 @@ impl FleetService for Answers {
         Ok(Response::new(wire::ListAgentsResponse {
             agents,
             next_page_token,
+            revision: 0,
         }))
     }
 
@@ -82,6 +83,7 @@ impl FleetService for Answers {
         Ok(Response::new(wire::GetAgentResponse {
             agent: Some(agent.into()),
             pipelines: fleet.pipelines.iter().map(Into::into).collect(),
+            revision: 0,
         }))
     }
 
@@ -106,6 +108,7 @@ impl FleetService for Answers {
         Ok(Response::new(wire::ListPipelinesResponse {
             pipelines,
             next_page_token,
+            revision: 0,
         }))
     }
 
@@ -115,7 +118,10 @@ impl FleetService for Answers {
     ) -> Result<Response<wire::GetPipelineResponse>, Status> {
         self.admit()?;
         let pipeline = Some((&self.fleet.borrow().pipelines[0]).into());
-        Ok(Response::new(wire::GetPipelineResponse { pipeline }))
+        Ok(Response::new(wire::GetPipelineResponse {
+            pipeline,
+            revision: 0,
+        }))
     }
 
     async fn watch_fleet(
@@ -130,7 +136,10 @@ impl FleetService for Answers {
                 Some(before) => Event::Delta(wire::FleetDelta::between(before, &fleet)),
             };
             before = Some(fleet);
-            Ok(wire::WatchFleetResponse { event: Some(event) })
+            Ok(wire::WatchFleetResponse {
+                event: Some(event),
+                resume_token: String::new(),
+            })
         });
         Ok(Response::new(Box::pin(events)))
     }

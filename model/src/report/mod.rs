@@ -1,10 +1,20 @@
 //! What an agent says about itself to the control plane.
 
+mod digest;
+mod lanes;
+
 use std::collections::BTreeMap;
 
 use time::OffsetDateTime;
 
+pub use self::{
+    digest::OwnershipDigest,
+    lanes::{Dialect, Lanes, Pace},
+};
 use crate::{AgentName, Epoch, GroupName, Incarnation, PipelineState, UnitName};
+
+/// What an agent says of everything that it runs.
+pub type PipelineReports = BTreeMap<UnitName, PipelineReport>;
 
 /// Identity of an agent's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +38,10 @@ pub struct AgentReport {
     pub sequence: u64,
     /// When the newest message arrived, on the receiver's clock.
     pub received_at: OffsetDateTime,
+    /// Whether it ever told everything that it runs.
+    pub complete: bool,
     /// The pipelines it runs.
-    pub pipelines: BTreeMap<UnitName, PipelineReport>,
+    pub pipelines: PipelineReports,
 }
 
 /// What an agent says about one pipeline that it runs.
@@ -49,20 +61,63 @@ pub struct PipelineReport {
     pub lag_seconds: f64,
 }
 
+/// How far behind one pipeline is: what changes all the time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LagReport {
+    /// The highest message id delivered.
+    pub last_change_id: i64,
+    /// Messages behind.
+    pub lag_rows: i64,
+    /// Age of the oldest message that waits, seconds.
+    pub lag_seconds: f64,
+}
+
+impl PipelineReport {
+    /// The part that changes all the time.
+    pub fn lag(&self) -> LagReport {
+        LagReport {
+            last_change_id: self.last_change_id,
+            lag_rows: self.lag_rows,
+            lag_seconds: self.lag_seconds,
+        }
+    }
+
+    /// Replaces the part that changes all the time.
+    pub fn set_lag(&mut self, lag: LagReport) {
+        self.last_change_id = lag.last_change_id;
+        self.lag_rows = lag.lag_rows;
+        self.lag_seconds = lag.lag_seconds;
+    }
+}
+
 /// One message of an agent's stream, after its hello.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReportMessage {
     /// All pipelines it runs; whatever was known before is replaced.
-    Snapshot(BTreeMap<UnitName, PipelineReport>),
+    Snapshot(PipelineReports),
+    /// Some of the pipelines it runs, on the way to a [`SnapshotEnd`](Self::SnapshotEnd).
+    SnapshotChunk(PipelineReports),
+    /// The chunks since the last message of another kind are all pipelines it runs.
+    SnapshotEnd {
+        /// How many pipelines they are.
+        count: u64,
+        /// Their digest.
+        digest: OwnershipDigest,
+    },
     /// Pipelines that changed, and pipelines that it no longer runs.
     Delta {
         /// New or changed.
-        changed: BTreeMap<UnitName, PipelineReport>,
+        changed: PipelineReports,
         /// No longer run.
         removed: Vec<UnitName>,
     },
+    /// How far pipelines that were told of before are behind now.
+    Lag(BTreeMap<UnitName, LagReport>),
     /// Nothing changed; it is alive.
-    Heartbeat,
+    Heartbeat {
+        /// Of all that it has told; none from an agent that does not say.
+        digest: Option<OwnershipDigest>,
+    },
     /// It is stopping in good order.
     Goodbye,
 }
