@@ -4,6 +4,7 @@
 mod cost;
 mod distribution;
 pub mod failover;
+pub mod fleet;
 pub mod idle;
 pub mod latency;
 pub mod publish;

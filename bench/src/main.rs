@@ -1,7 +1,7 @@
 //! `tide-bench`: `cargo run --release -p tide-bench -- relay`.
 
 use clap::{Parser, Subcommand};
-use tide_bench::{failover, idle, latency, publish, relay};
+use tide_bench::{failover, fleet, idle, latency, publish, relay};
 use tide_daemon::crypto::install_crypto_provider;
 
 /// Measures Tide against what this machine can do. Build with --release, agents included.
@@ -18,6 +18,8 @@ enum Command {
     Relay(relay::Args),
     /// From the loss of an owner, or a planned change, to the next delivery by another agent.
     Failover(failover::Args),
+    /// What a control plane costs with a large fleet, and how soon it shows what it is told.
+    Fleet(fleet::Args),
     /// From a commit to the sink, with and without an unrelated transaction that stays open.
     Latency(latency::Args),
     /// What publishers lose to a fleet that reads what they write (needs pgbench).
@@ -32,6 +34,7 @@ async fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Relay(args) => relay::run(args).await,
         Command::Failover(args) => failover::run(args).await,
+        Command::Fleet(args) => fleet::run(args).await,
         Command::Latency(args) => latency::run(args).await,
         Command::Publish(args) => publish::run(args).await,
         Command::Idle(args) => idle::run(args).await,

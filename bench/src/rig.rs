@@ -29,8 +29,12 @@ pub struct Rig {
 impl Rig {
     /// Starts a cluster without durability, which measures the relay rather than the disk.
     pub async fn start() -> Result<Self> {
+        Self::start_with(vec![("shared_buffers".to_owned(), "1GB".to_owned())]).await
+    }
+
+    /// As [`start`](Self::start), with these settings of the server.
+    pub async fn start_with(settings: Vec<(String, String)>) -> Result<Self> {
         let scratch = Scratch::create("bench").await?;
-        let settings = vec![("shared_buffers".to_owned(), "1GB".to_owned())];
         let postgres = Postgres::start(PostgresOptions {
             settings,
             ..PostgresOptions::default()
