@@ -29,6 +29,7 @@ mod seeds;
 mod sessions;
 mod shards;
 mod sinks;
+mod sources;
 mod stranger;
 mod torture;
 mod tour;
