@@ -15,7 +15,7 @@ const SESSION_WITHIN: Duration = Duration::from_secs(3);
 /// One statement must be done within this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// One read of the whole fleet, however large, must be done within this.
-const VIEW_WITHIN: Duration = Duration::from_secs(60);
+const VIEW_WITHIN: Duration = Duration::from_mins(1);
 
 /// The catalog of one group. Cheap to clone.
 #[derive(Clone)]

@@ -167,6 +167,7 @@ async fn join(rig: &Rig, server: &Server, number: usize, pipelines: usize) -> Re
         group: group.clone(),
         name: name.clone(),
         incarnation,
+        run: Uuid::new_v4(),
         backend_pid: session.backend_pid(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         hostname: format!("node-{number:04}"),

@@ -110,7 +110,7 @@ fn view(state: &FleetState, now: OffsetDateTime) -> FleetView {
 }
 
 fn lag(state: &FleetState) -> i64 {
-    view(&state, START).pipelines[0].lag_rows
+    view(state, START).pipelines[0].lag_rows
 }
 
 fn agent(view: &FleetView) -> &AgentView {

@@ -9,7 +9,7 @@ use crate::UnitName;
 /// Both sides of the wire compute it, so how it is computed is part of the protocol: the sum, modulo
 /// 2^64, of one FNV-1a hash of 64 bits a pipeline, over its name, a zero byte, its epoch as eight
 /// bytes (least significant first), the name of its state, a zero byte and its reason; each spread by
-/// the finaliser of SplitMix64, so that sums of similar hashes do not meet.
+/// the finaliser of `SplitMix64`, so that sums of similar hashes do not meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct OwnershipDigest(pub u64);
 

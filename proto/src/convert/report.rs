@@ -109,7 +109,7 @@ fn lag_to_wire((name, lag): (&UnitName, &LagReport)) -> wire::PipelineLag {
     }
 }
 
-fn lag_from_wire(lag: wire::PipelineLag) -> Result<(UnitName, LagReport), InvalidField> {
+fn lag_from_wire(lag: &wire::PipelineLag) -> Result<(UnitName, LagReport), InvalidField> {
     let report = LagReport {
         last_change_id: lag.last_change_id,
         lag_rows: lag.lag_rows,
@@ -163,7 +163,7 @@ impl TryFrom<wire::report_request::Message> for ReportMessage {
             },
             Message::Lag(lag) => Self::Lag(
                 lag.pipelines
-                    .into_iter()
+                    .iter()
                     .map(lag_from_wire)
                     .collect::<Result<_, _>>()?,
             ),

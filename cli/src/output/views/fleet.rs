@@ -4,7 +4,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{agents::fleet_rows, warnings};
-use tide_model::fleet::{Coverage, FleetView, PipelineView};
+use tide_model::fleet::{FleetView, PipelineView};
 
 use crate::output::{
     Style, Tone,
@@ -67,20 +67,21 @@ pub fn fleet(style: Style, status: &FleetStatus<'_>, label: &str, now: OffsetDat
 
 /// How much of the fleet has told what is shown, and of which view all this is.
 fn coverage(fleet: &FleetView) -> String {
-    let mut text = String::new();
-    if let Some(Coverage {
-        agents,
-        told,
-        warming,
-    }) = fleet.coverage
-    {
-        let warming = if warming { " (warming up)" } else { "" };
-        text.push_str(&format!("  coverage {told}/{agents} agents{warming}"));
-    }
-    if let Some(revision) = fleet.revision {
-        text.push_str(&format!("  revision {revision}"));
-    }
-    text
+    let coverage = fleet.coverage.map(|coverage| {
+        let warming = if coverage.warming {
+            " (warming up)"
+        } else {
+            ""
+        };
+        format!(
+            "  coverage {}/{} agents{warming}",
+            coverage.told, coverage.agents
+        )
+    });
+    let revision = fleet
+        .revision
+        .map(|revision| format!("  revision {revision}"));
+    coverage.into_iter().chain(revision).collect()
 }
 
 fn heading(style: Style, status: &FleetStatus<'_>) -> String {
