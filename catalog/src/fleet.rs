@@ -1,9 +1,12 @@
 //! Reads everything that PostgreSQL knows about one group.
 
+use std::collections::BTreeMap;
+
 use sqlx::{FromRow, PgConnection};
 use tide_model::{
-    AgentName, Epoch, GroupName, Incarnation,
+    AgentName, Epoch, GroupName, Incarnation, OperationId,
     fleet::{AgentRow, DatabaseView, PipelineRow},
+    last_drain::LastDrain,
 };
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -113,7 +116,7 @@ pub async fn read_view(
          SELECT pipeline, agent, generation FROM tide.placements WHERE relay_group_id = $1 ORDER BY pipeline",
     )
     .bind(group.as_str())
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await
     .doing("reading the placements")?;
 
@@ -123,7 +126,12 @@ pub async fn read_view(
         .chain(placements.iter().map(|(_, _, generation)| *generation))
         .max()
         .unwrap_or(0);
+    let last_drains = match lag {
+        Lag::Measure | Lag::Estimate => last_drains(connection, group).await?,
+        Lag::Skip => BTreeMap::new(),
+    };
     Ok(DatabaseView {
+        last_drains,
         group: group.clone(),
         taken_at,
         pipelines: pipelines
@@ -144,6 +152,57 @@ pub async fn read_view(
             .collect(),
         generation,
     })
+}
+
+/// The newest drain of each agent that is known, and what was seen of it.
+async fn last_drains(
+    connection: &mut PgConnection,
+    group: &GroupName,
+) -> Result<BTreeMap<AgentName, LastDrain>, CatalogError> {
+    let rows: Vec<DrainRecord> = sqlx::query_as(
+        "-- fleet_last_drains\n\
+         SELECT DISTINCT ON (o.target) o.target, o.id, o.state, o.actor, o.reason, o.outcome, o.finished_at,\n\
+                s.incarnation, s.voided_because\n\
+         FROM tide.operations o\n\
+         JOIN tide.agents a ON a.relay_group_id = o.relay_group_id AND a.name = o.target\n\
+         LEFT JOIN tide.safe_to_stop s ON s.relay_group_id = o.relay_group_id AND s.agent = o.target\n\
+                  AND s.operation_id = o.id\n\
+         WHERE o.relay_group_id = $1 AND o.kind = 'drain'\n\
+         ORDER BY o.target, o.created_at DESC, o.id DESC",
+    )
+    .bind(group.as_str())
+    .fetch_all(connection)
+    .await
+    .doing("reading the last drains")?;
+    rows.into_iter()
+        .map(|row| {
+            let agent = parse("operations", "target", &row.target)?;
+            let drain = LastDrain {
+                operation: OperationId(row.id),
+                state: parse("operations", "state", &row.state)?,
+                actor: row.actor,
+                reason: row.reason,
+                outcome: row.outcome,
+                finished_at: row.finished_at,
+                verified: row.incarnation.map(Incarnation),
+                voided: row.voided_because,
+            };
+            Ok((agent, drain))
+        })
+        .collect()
+}
+
+#[derive(FromRow)]
+struct DrainRecord {
+    target: String,
+    id: Uuid,
+    state: String,
+    actor: String,
+    reason: String,
+    outcome: Option<String>,
+    finished_at: Option<OffsetDateTime>,
+    incarnation: Option<Uuid>,
+    voided_because: Option<String>,
 }
 
 pub(crate) fn parse<T>(

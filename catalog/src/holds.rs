@@ -85,7 +85,7 @@ macro_rules! returning {
         concat!(
             "-- ", $name, "\n",
             "SELECT h.id, h.name, h.agent, h.pipeline, h.kind, h.actor, h.reason, h.parameters, h.operation_id,\n",
-            "       h.generation, h.created_at, h.expires_at, coalesce(o.state = 'running', false) AS is_running\n",
+            "       h.generation, h.created_at, h.expires_at, coalesce(o.state = 'running', false) AS is_running, o.deadline_at\n",
             "FROM ", $call, " h LEFT JOIN tide.operations o ON o.id = h.operation_id\n"
         )
     };
@@ -206,6 +206,7 @@ pub(crate) struct HoldRecord {
     parameters: Value,
     operation_id: Option<Uuid>,
     is_running: bool,
+    deadline_at: Option<OffsetDateTime>,
     generation: i64,
     created_at: OffsetDateTime,
     expires_at: Option<OffsetDateTime>,
@@ -254,6 +255,7 @@ impl TryFrom<HoldRecord> for Hold {
             drain,
             operation: row.operation_id.map(OperationId),
             is_running: row.is_running,
+            deadline_at: row.deadline_at,
             created_at: row.created_at,
             expires_at: row.expires_at,
         })

@@ -33,6 +33,9 @@ pub struct Hold {
     pub operation: Option<OperationId>,
     /// Whether that operation has not ended.
     pub is_running: bool,
+    /// Of a drain: when it gives up, or forces the end.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub deadline_at: Option<OffsetDateTime>,
     /// When it was set.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -242,6 +245,7 @@ mod tests {
             drain: None,
             operation: None,
             is_running: false,
+            deadline_at: None,
             created_at: OffsetDateTime::UNIX_EPOCH,
             expires_at: Some(OffsetDateTime::UNIX_EPOCH),
         };

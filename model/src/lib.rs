@@ -20,6 +20,7 @@ pub mod fleet;
 pub mod format;
 pub mod handover;
 pub mod hold;
+pub mod last_drain;
 pub mod name;
 pub mod obstacles;
 pub mod operation;

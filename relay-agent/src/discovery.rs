@@ -23,6 +23,7 @@ use tide_model::{
 use tracing::info;
 
 use crate::{
+    departure::Departure,
     orders::{self, Orders},
     ownership::{Holder, Wanted},
     preparation::Standby,
@@ -50,8 +51,8 @@ pub(crate) struct Discovery {
     pub(crate) may_step_in: bool,
     /// The newest hold or placement that was taken into account.
     pub(crate) generation: i64,
-    /// Drains of this agent that are on record, to be settled once it is empty.
-    pub(crate) drains: Vec<OperationId>,
+    /// How we are to go, if we are drained.
+    pub(crate) departure: Departure,
     /// Running drains of agents that are gone: they can record nothing themselves.
     pub(crate) bequeathed: Vec<OperationId>,
     /// When the next hold ends: nobody tells us, and what it forbade is permitted then.
@@ -164,15 +165,31 @@ fn digest(
 ) -> Discovery {
     // What is about to be split anew still counts for the balance, so that nothing else moves.
     let assignments = assign(&view.bundles(), &view.candidates(leaving.then_some(me)));
+    let departure = Departure::of(view, me);
+    let ours = |row: &&PipelineRow| row.owner.as_ref() == Some(me);
+    let elsewhere = |row: &&PipelineRow| {
+        let to = assignments.get(&row.name);
+        to.is_some_and(|assignment| assignment.agent != *me)
+    };
+    // Who is told to stop goes as fast as it can.
+    let waiting = if leaving {
+        BTreeSet::new()
+    } else {
+        let going = view.pipelines.iter().filter(ours).filter(elsewhere);
+        departure.waiting(going.map(|row| &row.name))
+    };
     let wanted = view
         .pipelines
         .iter()
         .filter(|row| row.enabled && specs.contains_key(&row.name))
         .filter(|row| !resharding.contains(&row.name.pipeline()))
         .map(|row| {
-            let assignee = assignments
-                .get(&row.name)
-                .map(|assignment| assignment.agent.clone());
+            let assignee = if waiting.contains(&row.name) {
+                Some(me.clone())
+            } else {
+                let assignment = assignments.get(&row.name);
+                assignment.map(|assignment| assignment.agent.clone())
+            };
             let alive = |owner: &AgentName| view.agent(owner).is_some_and(|agent| agent.alive);
             let holder = match (&row.owner, row.owner_pid) {
                 // The lock of a pipeline that we do not run yet can be ours already when another
@@ -191,12 +208,6 @@ fn digest(
                 },
             )
         })
-        .collect();
-    let drains = view
-        .holds
-        .iter()
-        .filter(|hold| hold.agent() == Some(me) && hold.kind == HoldKind::Drain)
-        .filter_map(|hold| hold.operation)
         .collect();
     let alive = |name: &AgentName| view.agent(name).is_some_and(|agent| agent.alive);
     let bequeathed = view
@@ -226,8 +237,11 @@ fn digest(
         },
         may_step_in: !leaving && view.admits(me) == Admits::All,
         generation: view.generation,
-        next_end: next_end(view),
-        drains,
+        next_end: [next_end(view), departure.patience(view.taken_at)]
+            .into_iter()
+            .flatten()
+            .min(),
+        departure,
         bequeathed,
         strangers: view
             .holds

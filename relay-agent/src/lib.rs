@@ -24,6 +24,7 @@ mod control_planes;
 mod coordinator;
 mod crash_watch;
 mod crowding;
+mod departure;
 mod discovery;
 mod gauge;
 mod handovers;

@@ -61,4 +61,18 @@ pub enum AgentCommand {
         /// Its name
         name: AgentName,
     },
+    /// Forget an agent that does not run: its record, its holds, and what was placed on it
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Its name
+        name: AgentName,
+        /// What for; recorded
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
+        reason: String,
+    },
 }

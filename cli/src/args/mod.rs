@@ -14,9 +14,11 @@ mod letters;
 mod locks;
 pub mod moment;
 mod operation;
+mod wait;
 
 use clap::{Parser, Subcommand};
 
+pub use self::wait::{InvalidSubject, WaitForArgs, WaitSubject};
 pub use self::{
     catalog::{
         ApplyArgs, InboxCommand, MigrateArgs, OutboxCommand, PipelineCommand, PublishArgs,
@@ -79,7 +81,7 @@ pub enum Command {
     /// Show the fleet as a whole
     #[command(subcommand)]
     Fleet(FleetCommand),
-    /// Show agents
+    /// Show agents, and forget those that are gone
     #[command(subcommand)]
     Agent(AgentCommand),
     /// Empty an agent and keep it empty; says when it is safe to stop
@@ -90,6 +92,8 @@ pub enum Command {
     Cordon(CordonArgs),
     /// End your cordon of an agent
     Uncordon(UncordonArgs),
+    /// Wait until an agent or a pipeline is as it should be
+    Wait(WaitForArgs),
     /// List holds on agents and pipelines, and take them away
     #[command(subcommand)]
     Hold(HoldCommand),

@@ -1,12 +1,15 @@
-//! Agents: list and show.
+//! Agents: list, show and forget.
 
 use serde::Serialize;
+use serde_json::json;
+use tide_catalog::{PgConnection, agents::agent_remove, intent::Actor};
 use tide_model::{
     AgentName,
     fleet::{AgentView, PipelineView},
 };
 use time::OffsetDateTime;
 
+use super::catalog;
 use crate::{
     args::AgentCommand, context::Context, error::CliError, exit::Exit, output::views, source,
 };
@@ -23,6 +26,7 @@ pub(super) async fn run(context: &Context, command: AgentCommand) -> Result<Exit
     match command {
         AgentCommand::List => list(context).await,
         AgentCommand::Show { name } => show(context, &name).await,
+        AgentCommand::Remove { name, reason } => remove(context, &name, reason).await,
     }
 }
 
@@ -44,5 +48,24 @@ async fn show(context: &Context, name: &AgentName) -> Result<Exit, CliError> {
     context.screen.show(&shown, |style| {
         views::agent(style, &shown.agent, &shown.owned, now)
     })?;
+    Ok(Exit::Done)
+}
+
+async fn remove(context: &Context, name: &AgentName, reason: String) -> Result<Exit, CliError> {
+    let group = &context.settings.group;
+    let actor = Actor {
+        name: context.settings.actor.clone(),
+        reason,
+    };
+    let mut session = catalog::session(context).await?;
+    session
+        .run(async |connection: &mut PgConnection| {
+            Ok(agent_remove(connection, group, name, &actor).await?)
+        })
+        .await?;
+    let data = json!({"name": name, "removed": true});
+    context
+        .screen
+        .show(&data, |_| format!("{name} is forgotten"))?;
     Ok(Exit::Done)
 }

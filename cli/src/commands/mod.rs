@@ -21,6 +21,7 @@ mod outbox;
 mod pipeline;
 mod rebalance;
 mod status;
+mod wait;
 
 use clap::CommandFactory as _;
 use serde_json::json;
@@ -46,6 +47,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Cli
         Command::Undrain(args) => drain::undrain(context, args).await,
         Command::Cordon(args) => hold::cordon(context, args).await,
         Command::Uncordon(args) => hold::uncordon(context, args).await,
+        Command::Wait(args) => wait::run(context, args).await,
         Command::Hold(command) => hold::run(context, command).await,
         Command::Rebalance(command) => rebalance::run(context, command).await,
         Command::Move(args) => moves::run(context, args).await,

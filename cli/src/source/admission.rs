@@ -179,6 +179,7 @@ mod tests {
             agents: vec![agent("relay-1"), agent("relay-2")],
             holds: Vec::new(),
             placements: BTreeMap::new(),
+            last_drains: BTreeMap::new(),
             generation: 0,
         }
     }
@@ -195,6 +196,7 @@ mod tests {
             reason: String::new(),
             operation: None,
             is_running: false,
+            deadline_at: None,
             created_at: OffsetDateTime::UNIX_EPOCH,
             expires_at: None,
         });

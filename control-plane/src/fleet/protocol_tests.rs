@@ -75,6 +75,7 @@ fn database(owners: &[Option<u8>]) -> Arc<DatabaseView> {
         agents: agents.to_vec(),
         holds: Vec::new(),
         placements: BTreeMap::new(),
+        last_drains: BTreeMap::new(),
         generation: 0,
     })
 }

@@ -319,7 +319,9 @@ impl Shown {
         let database = &self.database;
         let holds = database.holds_on(&row.name).map(Hold::summary).collect();
         let holds = (database.admits(&row.name), holds);
-        AgentView::build(row, holds, state.reports().get(&row.name), &owned, now)
+        let last_drain = database.last_drains.get(&row.name).cloned();
+        let report = state.reports().get(&row.name);
+        AgentView::build(row, holds, last_drain, report, &owned, now)
     }
 
     fn pipeline(&mut self, place: usize, state: &FleetState, now: OffsetDateTime) -> PipelineView {

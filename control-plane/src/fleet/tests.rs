@@ -68,6 +68,7 @@ fn database(incarnation: Incarnation) -> Arc<DatabaseView> {
         }],
         holds: Vec::new(),
         placements: BTreeMap::new(),
+        last_drains: BTreeMap::new(),
         generation: 0,
     })
 }

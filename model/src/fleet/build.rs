@@ -8,6 +8,7 @@ use super::{
 use crate::{
     AgentName, PipelineState,
     assignment::Admits,
+    last_drain::LastDrain,
     report::{AgentReport, PipelineReport},
 };
 
@@ -93,10 +94,11 @@ impl PipelineView {
 
 impl AgentView {
     /// The view of one agent and of what it owns; `admits` is what its holds do, and `holds` says
-    /// which there are.
+    /// which there are, and `last_drain` what became of its last drain.
     pub fn build(
         row: &AgentRow,
         (admits, holds): (Admits, Vec<String>),
+        last_drain: Option<LastDrain>,
         report: Option<&AgentReport>,
         owned: &[&PipelineView],
         now: OffsetDateTime,
@@ -136,6 +138,7 @@ impl AgentView {
                 report.received_at.max(row.last_seen_at)
             }),
             reporting: report.is_some(),
+            last_drain,
         }
     }
 }

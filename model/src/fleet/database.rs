@@ -9,6 +9,7 @@ use crate::{
     PipelineState, UnitName, assign,
     assignment::{Admits, Stays, backups},
     hold::{Hold, HoldKind},
+    last_drain::LastDrain,
 };
 
 /// What PostgreSQL knows about one group at one moment.
@@ -26,6 +27,8 @@ pub struct DatabaseView {
     pub holds: Vec<Hold>,
     /// Where operators want pipelines.
     pub placements: BTreeMap<UnitName, AgentName>,
+    /// The newest drain of each agent, where that was asked for together with the lags.
+    pub last_drains: BTreeMap<AgentName, LastDrain>,
     /// The newest hold or placement in it; agents acknowledge this number.
     pub generation: i64,
 }
@@ -308,6 +311,7 @@ mod tests {
             agents: ["a", "b", "c"].map(agent).to_vec(),
             holds: Vec::new(),
             placements: BTreeMap::new(),
+            last_drains: BTreeMap::new(),
             generation: 0,
         };
         let moved_to_a = |view: &DatabaseView| {

@@ -19,7 +19,9 @@ pub use self::{
     ownership::{Ownership, REPORT_STALE_AFTER},
 };
 pub use crate::hold::{Hold, HoldKind};
-use crate::{AgentName, Epoch, GroupName, Incarnation, UnitName, report::AgentReport};
+use crate::{
+    AgentName, Epoch, GroupName, Incarnation, UnitName, last_drain::LastDrain, report::AgentReport,
+};
 
 /// How an agent is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +93,22 @@ pub struct AgentView {
     pub last_seen_at: OffsetDateTime,
     /// Whether it reports to the control plane that made this view.
     pub reporting: bool,
+    /// What became of its newest drain, if that is on record.
+    pub last_drain: Option<LastDrain>,
+}
+
+impl AgentView {
+    /// The run that holds its name now; none if it does not run.
+    pub fn running(&self) -> Option<Incarnation> {
+        let up = !matches!(self.state, AgentState::Stopped | AgentState::Lost);
+        up.then_some(self.incarnation)
+    }
+
+    /// Whether its newest drain makes it safe to stop.
+    pub fn is_safe_to_stop(&self) -> bool {
+        let drain = self.last_drain.as_ref();
+        drain.is_some_and(|drain| drain.is_safe_to_stop(self.running()))
+    }
 }
 
 /// One pipeline as operators see it.
@@ -215,7 +233,8 @@ impl FleetView {
                 let report = reports.get(&row.name);
                 let holds = database.holds_on(&row.name).map(Hold::summary).collect();
                 let holds = (database.admits(&row.name), holds);
-                AgentView::build(row, holds, report, owned, now)
+                let last_drain = database.last_drains.get(&row.name).cloned();
+                AgentView::build(row, holds, last_drain, report, owned, now)
             })
             .collect();
         let troubled = pipelines.iter().filter(|pipeline| pipeline.is_troubled());

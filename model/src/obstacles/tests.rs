@@ -60,6 +60,7 @@ fn view() -> DatabaseView {
         agents: vec![agent("relay-1"), agent("relay-2")],
         holds: Vec::new(),
         placements: BTreeMap::new(),
+        last_drains: BTreeMap::new(),
         generation: 0,
     }
 }
@@ -82,6 +83,7 @@ fn held(kind: HoldKind, target: &str, to: Option<&str>) -> DatabaseView {
         drain: None,
         operation: None,
         is_running: false,
+        deadline_at: None,
         created_at: OffsetDateTime::UNIX_EPOCH,
         expires_at: None,
     });

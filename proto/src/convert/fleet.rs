@@ -103,6 +103,7 @@ impl From<&AgentView> for wire::Agent {
             started_at: Some(time::timestamp(agent.started_at)),
             last_seen_at: Some(time::timestamp(agent.last_seen_at)),
             reporting: agent.reporting,
+            last_drain: agent.last_drain.as_ref().map(Into::into),
         }
     }
 }
@@ -127,6 +128,7 @@ impl TryFrom<wire::Agent> for AgentView {
             started_at: time::moment("agent.started_at", agent.started_at)?,
             last_seen_at: time::moment("agent.last_seen_at", agent.last_seen_at)?,
             reporting: agent.reporting,
+            last_drain: agent.last_drain.map(TryInto::try_into).transpose()?,
         })
     }
 }

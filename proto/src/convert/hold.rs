@@ -3,9 +3,10 @@
 use tide_model::{
     fleet::{Hold, HoldKind},
     hold::{DrainMode, DrainTerms, HoldTarget, OnDeadline},
+    last_drain::LastDrain,
 };
 
-use super::{InvalidField, parse, parse_optional, time};
+use super::{InvalidField, non_empty, parse, parse_optional, time};
 use crate::fleet::v1 as wire;
 
 impl From<HoldKind> for wire::HoldKind {
@@ -102,6 +103,7 @@ impl From<&Hold> for wire::Hold {
                 .map(ToString::to_string)
                 .unwrap_or_default(),
             operation_running: hold.is_running,
+            deadline_at: hold.deadline_at.map(time::timestamp),
             created_at: Some(time::timestamp(hold.created_at)),
             expires_at: hold.expires_at.map(time::timestamp),
         }
@@ -124,8 +126,48 @@ impl TryFrom<wire::Hold> for Hold {
             drain: hold.drain.map(Into::into),
             operation: parse_optional("hold.operation_id", &hold.operation_id)?,
             is_running: hold.operation_running,
+            deadline_at: time::optional_moment("hold.deadline_at", hold.deadline_at)?,
             created_at: time::moment("hold.created_at", hold.created_at)?,
             expires_at: time::optional_moment("hold.expires_at", hold.expires_at)?,
+        })
+    }
+}
+
+impl From<&LastDrain> for wire::LastDrain {
+    fn from(drain: &LastDrain) -> Self {
+        Self {
+            operation_id: drain.operation.to_string(),
+            state: drain.state.to_string(),
+            owner: drain.actor.clone(),
+            reason: drain.reason.clone(),
+            outcome: drain.outcome.clone().unwrap_or_default(),
+            finished_at: drain.finished_at.map(time::timestamp),
+            verified_incarnation: drain
+                .verified
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            voided_because: drain.voided.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<wire::LastDrain> for LastDrain {
+    type Error = InvalidField;
+
+    fn try_from(drain: wire::LastDrain) -> Result<Self, InvalidField> {
+        Ok(Self {
+            operation: parse("last_drain.operation_id", &drain.operation_id)?,
+            state: parse("last_drain.state", &drain.state)?,
+            actor: drain.owner,
+            reason: drain.reason,
+            outcome: non_empty(drain.outcome),
+            finished_at: time::optional_moment("last_drain.finished_at", drain.finished_at)?,
+            verified: parse_optional(
+                "last_drain.verified_incarnation",
+                &drain.verified_incarnation,
+            )?,
+            voided: non_empty(drain.voided_because),
         })
     }
 }

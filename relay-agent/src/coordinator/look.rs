@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::{Answer, BEAT, Coordinator, DISCOVERY_PATIENCE, Leaving};
 use crate::{
+    departure::Departure,
     discovery::{Discovery, discover},
     metrics as names,
     orders::{self, Orders},
@@ -86,7 +87,7 @@ impl Coordinator {
                     resharding,
                     may_step_in,
                     generation,
-                    drains,
+                    departure,
                     bequeathed,
                     next_end,
                     strangers,
@@ -96,7 +97,15 @@ impl Coordinator {
                 } = *discovery;
                 self.specs = specs;
                 self.obey(orders);
+                let Departure {
+                    drains,
+                    pace,
+                    force,
+                    remove,
+                    ..
+                } = departure;
                 self.drains = drains;
+                self.paced = pace.is_some();
                 self.settle(bequeathed);
                 self.departures = departures;
                 self.heard_of(strangers);
@@ -113,6 +122,12 @@ impl Coordinator {
                     wanted,
                     may_step_in,
                 });
+                if force {
+                    self.give_up();
+                }
+                if remove && self.ownership.owned() == 0 {
+                    self.retire();
+                }
                 if news {
                     self.beat();
                 }
@@ -163,6 +178,30 @@ impl Coordinator {
             );
         }
         self.strangers = strangers;
+    }
+
+    /// The deadline of a drain that is to be forced has passed: what is on the wire is given up, and
+    /// whoever comes next delivers it again.
+    fn give_up(&self) {
+        if !self.running.is_empty() {
+            let left: Vec<&str> = self.running.keys().map(UnitName::as_str).collect();
+            warn!(
+                pipelines = left.join(", "),
+                "the drain's deadline has passed: giving up what is on its way"
+            );
+        }
+        for running in self.running.values() {
+            running.abort.cancel();
+        }
+    }
+
+    /// Everything is given away, and we are not to come back.
+    fn retire(&mut self) {
+        if self.leaving == Leaving::No && !self.retiring {
+            info!("drained for good: this agent leaves the fleet");
+            self.retiring = true;
+            self.parts.soft.cancel();
+        }
     }
 
     /// Records the end of what agents that are gone were asked for. Every survivor tries, and

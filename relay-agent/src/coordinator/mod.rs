@@ -101,6 +101,8 @@ enum Answer {
 
 struct Running {
     stop: CancellationToken,
+    /// Ends it in the middle of whatever it does.
+    abort: CancellationToken,
     gauge: Arc<Gauge>,
     orders: Line,
 }
@@ -200,6 +202,10 @@ pub(crate) struct Coordinator {
     leaving: Leaving,
     acknowledged: i64,
     drains: Vec<OperationId>,
+    /// Pipelines go a few at a time: who has left makes room for the next.
+    paced: bool,
+    /// It ends for good.
+    retiring: bool,
     failures: Backoff,
     discovery_failing: bool,
     /// Agents that holds name and nobody knows, as it was said.
@@ -269,6 +275,8 @@ impl Coordinator {
             leaving: Leaving::No,
             acknowledged: 0,
             drains: Vec::new(),
+            paced: false,
+            retiring: false,
             failures: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             discovery_failing: false,
             strangers: BTreeSet::new(),

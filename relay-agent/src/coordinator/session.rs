@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge};
-use tide_catalog::{agents::agent_stopped, lock_session::Home};
+use tide_catalog::{
+    agents::{agent_remove, agent_stopped},
+    intent::Actor,
+    lock_session::Home,
+};
+use tide_daemon::backoff::Backoff;
 use tide_model::Incarnation;
 use tokio::{
     sync::oneshot,
@@ -157,19 +162,37 @@ impl Coordinator {
             }
         }
         if let Some(incarnation) = incarnation {
-            let config = &self.parts.config;
-            let recorded = async {
-                let mut connection = self.parts.services.pool.acquire().await.ok()?;
-                agent_stopped(&mut connection, &config.group, &config.name, incarnation)
-                    .await
-                    .ok()
-            };
-            if timeout(BEAT, recorded).await.ok().flatten().is_none() {
+            let recorded = timeout(BEAT, self.record_end(incarnation)).await;
+            if recorded.ok().flatten().is_none() {
                 debug!("could not record the stop");
             }
         }
         gauge!(names::OWNED_PIPELINES).set(0.0);
         self.parts.board.owned(0);
         info!("everything handed over");
+    }
+
+    /// Says that it has stopped, or that it is to be forgotten.
+    async fn record_end(&self, incarnation: Incarnation) -> Option<()> {
+        let config = &self.parts.config;
+        let (group, name) = (&config.group, &config.name);
+        let mut connection = self.parts.services.pool.acquire().await.ok()?;
+        let stopped = agent_stopped(&mut connection, group, name, incarnation).await;
+        if !self.retiring {
+            return stopped.ok();
+        }
+        let actor = Actor {
+            name: name.to_string(),
+            reason: "drained for good".to_owned(),
+        };
+        // The server ends the session, and with it our hold on the name, a moment after we do.
+        let mut patience = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
+        while agent_remove(&mut connection, group, name, &actor)
+            .await
+            .is_err()
+        {
+            sleep(patience.next()).await;
+        }
+        Some(())
     }
 }

@@ -136,13 +136,14 @@ impl Coordinator {
             claim.cursor.high,
         ));
         self.parts.gauges.insert(pipeline.clone(), gauge.clone());
-        let stop = CancellationToken::new();
+        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let known = self.orders.get(&pipeline).cloned().unwrap_or_default();
         let (line, inbound) = orders::line(known, claim.epoch);
         self.running.insert(
             pipeline.clone(),
             Running {
                 stop: stop.clone(),
+                abort: abort.clone(),
                 gauge: gauge.clone(),
                 orders: line,
             },
@@ -158,8 +159,17 @@ impl Coordinator {
             // In a task of its own, so that a panic is an answer like any other.
             let mut worker = JoinSet::new();
             worker.spawn(worker::run(grant, runnable, gauge, services, stop));
-            let end = match worker.join_next().await {
+            let ended = tokio::select! {
+                ended = worker.join_next() => ended,
+                () = abort.cancelled() => {
+                    worker.abort_all();
+                    worker.join_next().await
+                }
+            };
+            let end = match ended {
                 Some(Ok(end)) => end,
+                // Given up on request; what it has not stored comes again.
+                Some(Err(error)) if error.is_cancelled() => WorkerEnd::Stopped,
                 Some(Err(panic)) => {
                     error!(pipeline.id = %pipeline, error = &panic as &dyn std::error::Error, "worker panicked");
                     // A worker that panics at once must not spin.
@@ -210,7 +220,7 @@ impl Coordinator {
         // Perhaps no other owner fenced us, but an operator who took the position back: then nobody
         // else hears that it is free.
         let fenced = pipelines.iter().filter(|name| self.fenced.remove(*name));
-        if fenced.count() > 0 {
+        if fenced.count() > 0 || self.paced {
             self.look_in(Duration::ZERO);
         }
         self.step(Event::Released(pipelines));

@@ -108,7 +108,9 @@ async fn a_command_is_recorded_under_the_proven_name_whatever_the_client_says() 
         ("TIDE_CLIENT_CERT", ida.certificate.as_str()),
         ("TIDE_CLIENT_KEY", &ida.key),
     ];
-    let undrained = guarded.tidectl(&["undrain", "relay-1"], &certified).await?;
+    let undrained = guarded
+        .tidectl(&["undrain", "relay-1", "--break"], &certified)
+        .await?;
     ensure!(undrained.code == Some(0), "{undrained:?}");
     let denied = guarded
         .tidectl(&["drain", "relay-2"], &[("TIDE_TOKEN", "see")])

@@ -128,6 +128,7 @@ fn fleet() -> Fleet {
             agents: vec![agent],
             holds: Vec::new(),
             placements: BTreeMap::new(),
+            last_drains: BTreeMap::new(),
             generation: 0,
         },
         pipelines: vec![StoredPipeline {
@@ -341,6 +342,7 @@ const TROUBLES: &[(&str, Status, Change)] = &[
             reason: "kernel".to_owned(),
             operation: None,
             is_running: false,
+            deadline_at: None,
             created_at: NOW - Duration::hours(25),
             expires_at: None,
         }];

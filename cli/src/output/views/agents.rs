@@ -55,6 +55,13 @@ pub fn agent(
             ),
             ("holds", holds(agent).unwrap_or_else(|| "-".to_owned())),
             (
+                "last drain",
+                agent
+                    .last_drain
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |drain| drain.summary(agent.running())),
+            ),
+            (
                 "pipelines",
                 format!("{} ({} unhealthy)", agent.pipelines, agent.unhealthy),
             ),

@@ -58,6 +58,10 @@ pub fn pipeline(style: Style, pipeline: &PipelineView, now: OffsetDateTime) -> S
                 "placed on",
                 dash(pipeline.placement.as_ref().map(ToString::to_string)),
             ),
+            (
+                "holds",
+                dash((!pipeline.holds.is_empty()).then(|| pipeline.holds.join("; "))),
+            ),
             ("epoch", dash(pipeline.epoch.map(|epoch| epoch.to_string()))),
             ("last id", pipeline.last_change_id.to_string()),
             ("rows behind", number(pipeline.lag_rows.max(0) as u64)),

@@ -32,6 +32,7 @@ fn agent(name: &str, state: AgentState, pipelines: u32) -> AgentView {
         started_at: now() - Duration::days(12),
         last_seen_at: now() - Duration::seconds(2),
         reporting: true,
+        last_drain: None,
     }
 }
 
@@ -72,6 +73,7 @@ fn degraded_fleet() -> FleetView {
     let lost = AgentView {
         last_seen_at: now() - Duration::seconds(48),
         reporting: false,
+        last_drain: None,
         ..agent("relay-4", AgentState::Lost, 0)
     };
     FleetView {

@@ -125,6 +125,7 @@ pub(crate) fn agent(text: &str) -> AgentView {
         started_at: OffsetDateTime::now_utc() - Duration::hours(1),
         last_seen_at: OffsetDateTime::now_utc(),
         reporting: true,
+        last_drain: None,
     }
 }
 

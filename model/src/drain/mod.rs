@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AgentName, PipelineState, UnitName, assign,
     assignment::Reason,
-    fleet::DatabaseView,
+    fleet::{DatabaseView, HoldKind},
     operation::{Move, Operation, OperationKind},
 };
 
@@ -117,54 +117,83 @@ pub fn steps(view: &DatabaseView, operation: &Operation) -> Vec<Step> {
     }
 }
 
+/// An agent writes that it is there every five seconds.
+const SILENT_AFTER: time::Duration = time::Duration::seconds(15);
+
 fn drain_steps(view: &DatabaseView, agent: &str) -> Vec<Step> {
     let assigned = view.assignments();
-    view.pipelines
+    let row = view.agents.iter().find(|row| row.name.as_str() == agent);
+    let silence = row.map(|row| view.taken_at - row.last_seen_at);
+    let silence = silence.filter(|silence| *silence > SILENT_AFTER);
+    let drains = view
+        .holds
         .iter()
-        .filter(|row| {
-            row.owner
-                .as_ref()
-                .is_some_and(|owner| owner.as_str() == agent)
-        })
-        .map(|row| {
-            let to = assigned
-                .get(&row.name)
-                .map(|assignment| assignment.agent.clone());
-            let (progress, detail, hint) = match (&to, row.state) {
-                (None, _) if row.enabled => (
-                    Progress::Blocked,
-                    "no live agent may take it".to_owned(),
-                    Some(format!("start another agent, or: tidectl undrain {agent}")),
+        .filter(|hold| hold.kind == HoldKind::Drain);
+    let drains = drains.filter(|hold| hold.target.as_str() == agent);
+    let pace = drains.filter_map(|hold| hold.drain?.pace).min();
+    let owned = view.pipelines.iter().filter(|row| {
+        let owner = row.owner.as_ref();
+        owner.is_some_and(|owner| owner.as_str() == agent)
+    });
+    // In the order in which the agent lets go of them.
+    let mut owned: Vec<_> = owned.collect();
+    owned.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut turn = 0;
+    let steps = owned.into_iter().map(|row| {
+        let to = assigned
+            .get(&row.name)
+            .map(|assignment| assignment.agent.clone());
+        if to.is_some() {
+            turn += 1;
+        }
+        let (progress, detail, hint) = match (&to, row.state, silence, pace) {
+            (None, ..) if row.enabled => (
+                Progress::Blocked,
+                "no live agent may take it".to_owned(),
+                Some(format!("start another agent, or: tidectl undrain {agent}")),
+            ),
+            (_, _, Some(silence), _) => (
+                Progress::Waiting,
+                format!(
+                    "{agent} was last heard of {}s ago; when its lease ends, others take over",
+                    silence.whole_seconds()
                 ),
-                (_, Some(PipelineState::Retrying)) => (
-                    Progress::Waiting,
-                    format!(
-                        "its sink fails; it leaves after this try: {}",
-                        row.state_reason.as_deref().unwrap_or("-")
-                    ),
-                    None,
+                None,
+            ),
+            (Some(_), _, _, Some(pace)) if turn > pace => (
+                Progress::Waiting,
+                format!("waits for its turn: {pace} at a time"),
+                None,
+            ),
+            (_, Some(PipelineState::Retrying), ..) => (
+                Progress::Waiting,
+                format!(
+                    "its sink fails; it leaves after this try: {}",
+                    row.state_reason.as_deref().unwrap_or("-")
                 ),
-                (Some(to), _) => (
-                    Progress::Progressing,
-                    format!("finishing its batch, then {to} takes over"),
-                    None,
-                ),
-                (None, _) => (
-                    Progress::Progressing,
-                    "stopping, as it is disabled".to_owned(),
-                    None,
-                ),
-            };
-            Step {
-                pipeline: row.name.clone(),
-                from: row.owner.clone(),
-                to,
-                progress,
-                detail,
-                hint,
-            }
-        })
-        .collect()
+                None,
+            ),
+            (Some(to), ..) => (
+                Progress::Progressing,
+                format!("finishing its batch, then {to} takes over"),
+                None,
+            ),
+            (None, ..) => (
+                Progress::Progressing,
+                "stopping, as it is disabled".to_owned(),
+                None,
+            ),
+        };
+        Step {
+            pipeline: row.name.clone(),
+            from: row.owner.clone(),
+            to,
+            progress,
+            detail,
+            hint,
+        }
+    });
+    steps.collect()
 }
 
 fn move_step(view: &DatabaseView, wanted: &Move) -> Step {
@@ -197,3 +226,6 @@ fn move_step(view: &DatabaseView, wanted: &Move) -> Step {
         hint,
     }
 }
+
+#[cfg(test)]
+mod tests;
