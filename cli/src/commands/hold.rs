@@ -1,8 +1,11 @@
 //! Holds: cordon, pin, freeze, their ends, and the list of all.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use tide_catalog::holds::{Breaking, HoldTerms, NewHold};
 use tide_model::{
+    AgentName, PipelineName,
     fleet::{Hold, HoldKind},
     hold::HoldTarget,
 };
@@ -43,20 +46,25 @@ pub(super) async fn pin(context: &Context, args: PinArgs) -> Result<Exit, CliErr
     let to = if let Some(to) = args.to {
         to
     } else {
-        let mut source = source::connect(context).await?;
-        let mut units = source.pipelines(None).await?;
-        units.retain(|unit| unit.name.pipeline() == args.name);
-        let mut owners: Vec<_> = units.into_iter().filter_map(|unit| unit.owner).collect();
-        // Shards of one agent need not be neighbours.
-        owners.sort();
-        owners.dedup();
-        let [owner] = <[_; 1]>::try_from(owners).map_err(|owners| CliError::Blocked {
-            message: format!("{} has {}", args.name, counted(owners.len(), "owner")),
-            hint: "say where it shall stay: --to AGENT".to_owned(),
-        })?;
-        owner
+        only_owner(context, &args.name).await?
     };
     set(context, &NewHold::Pin(args.name, to), args.hold).await
+}
+
+/// Who has all of a pipeline.
+async fn only_owner(context: &Context, name: &PipelineName) -> Result<AgentName, CliError> {
+    let mut source = source::connect(context).await?;
+    let mut units = source.pipelines(None).await?;
+    units.retain(|unit| unit.name.pipeline() == *name);
+    let owners: BTreeSet<_> = units.into_iter().filter_map(|unit| unit.owner).collect();
+    let several = || CliError::Blocked {
+        message: format!("{name} has {}", counted(owners.len(), "owner")),
+        hint: "say where it shall stay: --to AGENT".to_owned(),
+    };
+    match owners.first() {
+        Some(owner) if owners.len() == 1 => Ok(owner.clone()),
+        Some(_) | None => Err(several()),
+    }
 }
 
 pub(super) async fn freeze(context: &Context, args: FreezeArgs) -> Result<Exit, CliError> {
@@ -72,17 +80,17 @@ pub(super) async fn unhold(
     lift(context, kind, &target, args.lift).await
 }
 
-async fn set(context: &Context, hold: &NewHold, args: SetArgs) -> Result<Exit, CliError> {
+async fn set(context: &Context, wanted: &NewHold, args: SetArgs) -> Result<Exit, CliError> {
     let mut source = source::connect(context).await?;
     let intent = intent(context, args.reason);
     let terms = HoldTerms {
         name: args.name_of_hold,
         lasting: args.lasting,
     };
-    let in_force = source.hold_set(hold, &terms, &intent).await?;
-    context.screen.show(&in_force, |_| {
-        let target = in_force.target.as_str();
-        format!("{target} is held: {}", in_force.summary())
+    let held = source.hold_set(wanted, &terms, &intent).await?;
+    context.screen.show(&held, |_| {
+        let target = held.target.as_str();
+        format!("{target} is held: {}", held.summary())
     })?;
     Ok(Exit::Done)
 }

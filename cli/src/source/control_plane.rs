@@ -44,7 +44,7 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 pub struct ControlPlane {
     pub(super) label: String,
     pub(super) deadline: Duration,
-    pub(super) holds: HoldServiceClient<Asker>,
+    pub(super) holds: Box<HoldServiceClient<Asker>>,
     fleet: FleetServiceClient<Asker>,
     operations: OperationServiceClient<Asker>,
 }
@@ -79,7 +79,7 @@ impl ControlPlane {
         let operations = OperationServiceClient::with_interceptor(channel, bearer);
         Ok(Self {
             fleet: fleet.max_decoding_message_size(LARGEST_MESSAGE),
-            holds: holds.max_decoding_message_size(LARGEST_MESSAGE),
+            holds: Box::new(holds.max_decoding_message_size(LARGEST_MESSAGE)),
             operations: operations.max_decoding_message_size(LARGEST_MESSAGE),
             label,
             deadline,

@@ -64,16 +64,6 @@ impl OperationApi {
     fn warm(&self) -> Result<(), Status> {
         self.fleet.warm().map_err(|cold| too_cold(&cold))
     }
-
-    /// Does what a command asks, and records how that ended before it is answered.
-    async fn recorded<T>(
-        &self,
-        command: Command,
-        done: impl Future<Output = Result<(T, OperationId), Status>>,
-    ) -> Result<Response<T>, Status> {
-        let done = async { done.await.map(|(answer, id)| (answer, Some(id))) };
-        self.audit.recorded(&command, done).await
-    }
 }
 
 #[tonic::async_trait]
@@ -127,9 +117,9 @@ impl OperationService for OperationApi {
                 operation: Some((&operation).into()),
                 plan: wire_moves(&plan),
             };
-            Ok((response, operation.id))
+            Ok((response, Some(operation.id)))
         };
-        Box::pin(self.recorded(command, done)).await
+        self.audit.recorded(&command, done).await
     }
 
     async fn undrain(
@@ -154,9 +144,9 @@ impl OperationService for OperationApi {
             let response = UndrainResponse {
                 operation: Some((&operation).into()),
             };
-            Ok((response, operation.id))
+            Ok((response, Some(operation.id)))
         };
-        Box::pin(self.recorded(command, done)).await
+        self.audit.recorded(&command, done).await
     }
 
     async fn r#move(
@@ -184,9 +174,9 @@ impl OperationService for OperationApi {
             let response = MoveResponse {
                 operation: Some((&operation).into()),
             };
-            Ok((response, operation.id))
+            Ok((response, Some(operation.id)))
         };
-        Box::pin(self.recorded(command, done)).await
+        self.audit.recorded(&command, done).await
     }
 
     async fn plan_rebalance(
@@ -224,9 +214,9 @@ impl OperationService for OperationApi {
                 operation: Some((&operation).into()),
                 skipped: wire_moves(&skipped),
             };
-            Ok((response, operation.id))
+            Ok((response, Some(operation.id)))
         };
-        Box::pin(self.recorded(command, done)).await
+        self.audit.recorded(&command, done).await
     }
 
     async fn get_operation(
@@ -297,9 +287,9 @@ impl OperationService for OperationApi {
             let response = CancelOperationResponse {
                 operation: Some((&operation).into()),
             };
-            Ok((response, id))
+            Ok((response, Some(id)))
         };
-        Box::pin(self.recorded(command, done)).await
+        self.audit.recorded(&command, done).await
     }
 }
 

@@ -161,11 +161,14 @@ impl Coordinator {
                 drop(closed.await);
             }
         }
-        if let Some(incarnation) = incarnation {
-            let recorded = timeout(BEAT, self.record_end(incarnation)).await;
-            if recorded.ok().flatten().is_none() {
-                debug!("could not record the stop");
-            }
+        if let Some(incarnation) = incarnation
+            && timeout(BEAT, self.record_end(incarnation))
+                .await
+                .ok()
+                .flatten()
+                .is_none()
+        {
+            debug!("could not record the stop");
         }
         gauge!(names::OWNED_PIPELINES).set(0.0);
         self.parts.board.owned(0);
