@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::{Connection as _, FromRow, PgConnection};
 use tide_model::{
     AgentName, Epoch, GroupName, Incarnation, OperationId,
     fleet::{AgentRow, DatabaseView, PipelineRow},
@@ -38,17 +38,25 @@ pub async fn large_database_view(
     connection: &mut PgConnection,
     group: &GroupName,
 ) -> Result<DatabaseView, CatalogError> {
+    const DOING: &str = "reading a large fleet";
     let units: i64 = sqlx::query_scalar("-- fleet_size\nSELECT count(*) FROM tide.relay_units($1)")
         .bind(group.as_str())
         .fetch_one(&mut *connection)
         .await
         .doing("counting the pipelines")?;
-    let lag = if units > MEASURED_UNITS {
-        Lag::Estimate
-    } else {
-        Lag::Measure
-    };
-    read_view(connection, group, lag).await
+    if units <= MEASURED_UNITS {
+        return read_view(connection, group, Lag::Measure).await;
+    }
+    let mut transaction = connection.begin().await.doing(DOING)?;
+    // PostgreSQL cannot know how many locks there are, takes them for few, and compares each pipeline's
+    // with each agent's: for 100,000 and 1,000 that takes minutes, and hashing them a second or two.
+    sqlx::raw_sql("-- fleet_planning\nSET LOCAL enable_nestloop = off; SET LOCAL jit = off")
+        .execute(&mut *transaction)
+        .await
+        .doing(DOING)?;
+    let view = read_view(&mut transaction, group, Lag::Estimate).await?;
+    transaction.commit().await.doing(DOING)?;
+    Ok(view)
 }
 
 /// Reads the group's pipelines, agents, holds and placements, with lags.

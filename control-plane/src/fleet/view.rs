@@ -32,7 +32,7 @@ pub(crate) struct View {
 /// Rows of one kind, in the database's order.
 #[derive(Debug, Clone)]
 pub(crate) struct Rows<T> {
-    all: Vec<Arc<T>>,
+    items: Vec<Arc<T>>,
     /// The revision under which each last changed.
     changed: Vec<u64>,
     /// The revision under which rows last came, went or changed places.
@@ -86,17 +86,17 @@ impl<T> Rows<T> {
         Self {
             changed: vec![revision; rows.len()],
             layout: revision,
-            all: rows,
+            items: rows,
             removals: Arc::default(),
         }
     }
 
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &T> {
-        self.all.iter().map(|row| &**row)
+        self.items.iter().map(|row| &**row)
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&Arc<T>> {
-        self.all.get(index)
+        self.items.get(index)
     }
 
     /// Under which revision a row last changed.
@@ -109,7 +109,7 @@ impl<T> Rows<T> {
     where
         T: PartialEq,
     {
-        let (Some(old), Some(changed)) = (self.all.get_mut(index), self.changed.get_mut(index))
+        let (Some(old), Some(changed)) = (self.items.get_mut(index), self.changed.get_mut(index))
         else {
             return false;
         };
@@ -123,7 +123,7 @@ impl<T> Rows<T> {
 
     /// Replaces all rows by others, each with the revision under which it last changed.
     pub(super) fn replace(&mut self, rows: Vec<(Arc<T>, u64)>) {
-        (self.all, self.changed) = rows.into_iter().unzip();
+        (self.items, self.changed) = rows.into_iter().unzip();
     }
 
     /// Rows have come, gone or changed places; notes the names of those that are gone.
@@ -150,7 +150,7 @@ impl<T> Rows<T> {
             if part.len() == at_most {
                 return (part, Some(place));
             }
-            part.extend(self.all.get(place).map(|row| &**row));
+            part.extend(self.items.get(place).map(|row| &**row));
         }
         (part, None)
     }

@@ -67,21 +67,14 @@ pub fn fleet(style: Style, status: &FleetStatus<'_>, label: &str, now: OffsetDat
 
 /// How much of the fleet has told what is shown, and of which view all this is.
 fn coverage(fleet: &FleetView) -> String {
-    let coverage = fleet.coverage.map(|coverage| {
-        let warming = if coverage.warming {
-            " (warming up)"
-        } else {
-            ""
-        };
-        format!(
-            "  coverage {}/{} agents{warming}",
-            coverage.told, coverage.agents
-        )
+    let coverage = fleet.coverage.map(|known| {
+        let warming = if known.warming { " (warming up)" } else { "" };
+        format!("  coverage {}/{} agents{warming}", known.told, known.agents)
     });
     let revision = fleet
         .revision
         .map(|revision| format!("  revision {revision}"));
-    coverage.into_iter().chain(revision).collect()
+    coverage.unwrap_or_default() + &revision.unwrap_or_default()
 }
 
 fn heading(style: Style, status: &FleetStatus<'_>) -> String {
