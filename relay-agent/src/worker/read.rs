@@ -79,9 +79,12 @@ impl Reader {
     /// The page after the one before. Not cancel-safe in effect only: a dropped read is repeated.
     pub(super) async fn page(&mut self) -> Result<Page, CatalogError> {
         let looked = self.wakeups.head(&self.outbox).unwrap_or(0);
-        let page = timeout(PATIENCE, self.read())
-            .await
-            .unwrap_or(Err(CatalogError::Timeout(PATIENCE)))?;
+        let Ok(page) = timeout(PATIENCE, self.read()).await else {
+            // The server sends all that was asked for, however large: asked for less, it answers.
+            self.asking = ask_for_less(self.asking);
+            return Err(CatalogError::Timeout(PATIENCE));
+        };
+        let page = page?;
         self.looked = looked.max(self.cursor.high);
         self.last_read = Instant::now();
         if !page.messages.is_empty() {
@@ -162,9 +165,23 @@ fn ask_for(asked: usize, got: usize, more: bool, most: usize) -> usize {
     }
 }
 
+/// How many messages to ask for after so many did not come in time.
+fn ask_for_less(asked: usize) -> usize {
+    (asked / 10).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backlog_too_large_to_come_in_time_is_asked_for_in_ever_smaller_parts() {
+        let mut asking = 10_000;
+        for fewer in [1_000, 100, 10, 1, 1] {
+            asking = ask_for_less(asking);
+            assert_eq!(asking, fewer);
+        }
+    }
 
     #[test]
     fn large_messages_are_asked_for_as_they_fit_and_small_ones_by_the_batch() {
