@@ -273,6 +273,110 @@ COMMENT ON FUNCTION tide.dlq_discard(text, text, text, text, timestamptz, timest
     'Deletes dead letters for good and returns how many; also those that are being replayed, which ends that. '
     'A parked key whose letters are all gone is open.';
 
+-- ---------------------------------------------------------------------------------------------
+-- Who waits for whom
+-- ---------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tide.outbox_readers(name text)
+RETURNS TABLE (
+    relay_group_id text, unit text, enabled boolean, last_change_id bigint, behind bigint, next_id bigint, next_at timestamptz,
+    moved_at timestamptz, state text, state_reason text, state_since timestamptz
+)
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+DECLARE
+    outbox tide.outboxes;
+    head   bigint;
+BEGIN
+    SELECT * INTO outbox FROM tide.outboxes o WHERE o.name = outbox_readers.name;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'outbox % does not exist', coalesce(quote_literal(outbox_readers.name), 'NULL')
+            USING ERRCODE = 'undefined_object', HINT = format('Create it with: SELECT tide.outbox_create(%L);', outbox_readers.name);
+    END IF;
+    head := coalesce(pg_sequence_last_value(outbox.sequence), 0);
+    FOR relay_group_id, unit, enabled, last_change_id, moved_at, state, state_reason, state_since IN
+        -- A pipeline without a position has read nothing, in whichever group it is going to run.
+        SELECT coalesce(f.relay_group_id, ''), coalesce(f.name, p.name), p.enabled, coalesce(f.last_change_id, 0), f.updated_at,
+               f.state, f.state_reason, f.state_since
+        FROM tide.pipelines p LEFT JOIN tide.relay_consumer_offsets f ON f.pipeline = p.name
+        WHERE p.outbox = outbox.name
+        ORDER BY coalesce(f.last_change_id, 0), 2, 1
+    LOOP
+        next_id := NULL;
+        next_at := NULL;
+        EXECUTE format('SELECT m.id, m.created_at FROM %s m WHERE m.id > $1 ORDER BY m.id LIMIT 1', outbox.relation)
+            INTO next_id, next_at USING last_change_id;
+        behind := CASE WHEN next_id IS NULL THEN 0 ELSE greatest(head - greatest(last_change_id, next_id - 1), 1) END;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION tide.outbox_readers(text) IS
+    'One row a reader of an outbox, the furthest behind first, because nothing above its position can be deleted: how far it got, what it '
+    'has to read next and since when that waits, and what its owner says about itself.';
+
+CREATE FUNCTION tide.outbox_upkeep(name text)
+RETURNS TABLE (
+    oldest_id bigint, oldest_at timestamptz, retention interval, swept_id bigint,
+    live_rows bigint, dead_rows bigint, vacuumed_at timestamptz, size_bytes bigint
+)
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+DECLARE
+    outbox tide.outboxes;
+BEGIN
+    SELECT * INTO outbox FROM tide.outboxes o WHERE o.name = outbox_upkeep.name;
+    IF NOT FOUND THEN
+        RETURN; -- dropped meanwhile
+    END IF;
+    EXECUTE format('SELECT m.id, m.created_at FROM %s m ORDER BY m.id LIMIT 1', outbox.relation) INTO oldest_id, oldest_at;
+    retention := outbox.retention;
+    swept_id := outbox.swept_id;
+    SELECT coalesce(s.n_live_tup, 0), coalesce(s.n_dead_tup, 0), greatest(s.last_vacuum, s.last_autovacuum)
+    INTO live_rows, dead_rows, vacuumed_at
+    FROM pg_stat_all_tables s WHERE s.relid = outbox.relation;
+    size_bytes := pg_total_relation_size(outbox.relation);
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION tide.outbox_upkeep(text) IS
+    'What there is to delete in an outbox, from when on, and how much of what was deleted is still in the table.';
+
+-- ---------------------------------------------------------------------------------------------
+-- Retention of dead letters
+-- ---------------------------------------------------------------------------------------------
+
+CREATE INDEX relay_dlq_age ON tide.relay_dlq (pipeline, created_at) WHERE NOT parked AND replay IS NULL;
+
+CREATE FUNCTION tide.dlq_sweep(leader_epoch bigint, batch integer) RETURNS TABLE (pipeline text, deleted bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM tide.leader_fence('janitor', '', leader_epoch);
+    RETURN QUERY
+        WITH asked AS MATERIALIZED (
+            SELECT p.name, make_interval(secs => (p.config ->> 'dlq_retention_seconds')::double precision) AS retention
+            FROM tide.pipelines p
+            -- A row that was edited by hand may ask for anything; what makes no sense deletes nothing.
+            WHERE CASE WHEN jsonb_typeof(p.config -> 'dlq_retention_seconds') = 'number'
+                       THEN (p.config ->> 'dlq_retention_seconds')::numeric BETWEEN 1 AND 3153600000 ELSE false END
+        ), old AS (
+            SELECT d.id FROM asked a
+            JOIN tide.relay_dlq d ON d.pipeline = a.name AND d.created_at < clock_timestamp() - a.retention
+            WHERE NOT d.parked AND d.replay IS NULL
+            ORDER BY d.id LIMIT batch
+            FOR UPDATE OF d SKIP LOCKED
+        ), gone AS (
+            DELETE FROM tide.relay_dlq d USING old o WHERE d.id = o.id AND NOT d.parked AND d.replay IS NULL RETURNING d.pipeline
+        )
+        SELECT g.pipeline, count(*) FROM gone g GROUP BY g.pipeline ORDER BY g.pipeline;
+END
+$$;
+COMMENT ON FUNCTION tide.dlq_sweep(bigint, integer) IS
+    'Deletes up to a batch of dead letters that were refused longer ago than their pipeline keeps them (dlq_retention_seconds), for the '
+    'janitor. Never one that waits for others of its key, nor one that is being delivered again.';
+REVOKE ALL ON FUNCTION tide.dlq_sweep(bigint, integer) FROM PUBLIC;
+
 DO $$
 DECLARE
     role_name text;
@@ -280,7 +384,7 @@ BEGIN
     FOREACH role_name IN ARRAY ARRAY['tide_relay', 'tide_admin'] LOOP
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION tide.dlq_park(text, text, bigint, text, integer, bigint[], uuid[], text[], text[], text[], '
-                           'timestamptz[], bigint, bigint) TO %I', role_name);
+                           'timestamptz[], bigint, bigint), tide.dlq_sweep(bigint, integer) TO %I', role_name);
         END IF;
     END LOOP;
 END

@@ -1,4 +1,4 @@
-//! Deletes what nobody needs any more: delivered messages, old history. Every statement is fenced
+//! Deletes what nobody needs any more: delivered messages, old dead letters, old history. Every statement is fenced
 //! by the janitor's epoch; see [`crate::leader`].
 
 use std::time::Duration;
@@ -92,6 +92,25 @@ pub async fn history_purge(
         .await
         .map(|purged| purged as u64)
         .doing("deleting old history")
+}
+
+/// Deletes up to a batch of dead letters that their pipelines keep no longer, and returns of which
+/// pipelines how many those were.
+pub async fn dead_letter_sweep(
+    connection: &mut PgConnection,
+    epoch: Epoch,
+    batch: u32,
+) -> Result<Vec<(String, u64)>, CatalogError> {
+    let deleted: Vec<(String, i64)> = sqlx::query_as(
+        "-- dead_letter_sweep\nSELECT pipeline, deleted FROM tide.dlq_sweep($1, $2) ORDER BY pipeline",
+    )
+    .bind(epoch.0)
+    .bind(batch as i32)
+    .fetch_all(connection)
+    .await
+    .doing("deleting old dead letters")?;
+    let counts = deleted.into_iter();
+    Ok(counts.map(|(name, count)| (name, count as u64)).collect())
 }
 
 /// The outboxes by name.

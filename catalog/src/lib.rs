@@ -35,6 +35,7 @@ pub mod newest;
 pub mod offsets;
 pub mod operations;
 pub mod orders;
+pub mod outbox_waits;
 pub mod outboxes;
 pub mod parking;
 pub mod pipelines;

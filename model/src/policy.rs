@@ -9,6 +9,8 @@ const MOST_BREAKER_FAILURES: u64 = 1_000;
 /// More than any sink takes.
 const HIGHEST_RATE: u64 = 1_000_000;
 
+/// A hundred years.
+const LONGEST_RETENTION: u64 = 3_153_600_000;
 /// So many keys may be parked unless told otherwise.
 const PARKED_KEYS: u64 = 1_000;
 /// So many messages may wait behind refused ones unless told otherwise.
@@ -67,6 +69,8 @@ impl Policy {
         let failures = fields
             .number("breaker_failures", 0, MOST_BREAKER_FAILURES)?
             .unwrap_or(BREAKER_FAILURES) as u32;
+        // Read by the catalog, which deletes dead letters; checked here like every key.
+        fields.number("dlq_retention_seconds", 1, LONGEST_RETENTION)?;
         Ok(Self {
             rate_limit,
             breaker_failures: (failures > 0).then_some(failures),

@@ -4,6 +4,7 @@
 //! every agent ──▶ election ──▶ one of them, every interval:
 //!                               outbox by outbox: look at a page, delete, rest as long, next page
 //!                               inbox by inbox: what was processed long ago, batch by batch
+//!                               dead letters that their pipelines keep no longer, batch by batch
 //!                               holds, operations, events: batch by batch
 //! ```
 //!
@@ -19,7 +20,7 @@ use tide_catalog::{
     CatalogError, PgConnection, PgPool,
     connection::Server,
     inboxes::{inbox_names, inbox_sweep},
-    janitor::{History, history_purge, outbox_names, outbox_sweep},
+    janitor::{History, dead_letter_sweep, history_purge, outbox_names, outbox_sweep},
     leader::{LeaderConfig, LeaderElection, LeaderRole},
 };
 use tide_model::{Epoch, NodeId};
@@ -148,6 +149,7 @@ impl Janitor {
                 }
             }
         }
+        self.sweep_letters(&mut connection, epoch).await?;
         for history in History::ALL {
             self.purge(&mut connection, history, epoch).await?;
         }
@@ -212,6 +214,29 @@ impl Janitor {
             );
         }
         Ok(())
+    }
+
+    async fn sweep_letters(
+        &self,
+        connection: &mut PgConnection,
+        epoch: Epoch,
+    ) -> Result<(), Interrupted> {
+        loop {
+            let began = Instant::now();
+            let swept = dead_letter_sweep(connection, epoch, BATCH);
+            let swept = fenced(answer(swept).await)?;
+            for (pipeline, deleted) in &swept {
+                counter!(names::JANITOR_LETTERS_DELETED, "pipeline" => pipeline.clone())
+                    .increment(*deleted);
+                info!(pipeline.id = %pipeline, deleted, "deleted dead letters past their retention");
+            }
+            let deleted: u64 = swept.iter().map(|(_, deleted)| deleted).sum();
+            if deleted < u64::from(BATCH) {
+                return Ok(());
+            }
+            self.still_leads()?;
+            rest(began).await;
+        }
     }
 
     async fn purge(

@@ -67,6 +67,8 @@ pub(crate) const JANITOR_LAST_RUN: &str = "pg_tide_relay_janitor_last_run_timest
 pub(crate) const JANITOR_MESSAGES_DELETED: &str = "pg_tide_relay_janitor_messages_deleted_total";
 /// Messages of inboxes, processed and past their retention, that the janitor deleted. Label: `inbox`.
 pub(crate) const JANITOR_INBOX_DELETED: &str = "pg_tide_relay_janitor_inbox_deleted_total";
+/// Dead letters that their pipelines kept no longer.
+pub(crate) const JANITOR_LETTERS_DELETED: &str = "pg_tide_relay_janitor_letters_deleted_total";
 /// Old events, operations and holds that the janitor deleted. Label: `kind`.
 pub(crate) const JANITOR_HISTORY_DELETED: &str = "pg_tide_relay_janitor_history_deleted_total";
 /// Rounds of the janitor that failed.
@@ -236,6 +238,11 @@ fn describe_housekeeping() {
         JANITOR_INBOX_DELETED,
         Unit::Count,
         "processed messages of inboxes past their retention that the janitor deleted"
+    );
+    describe_counter!(
+        JANITOR_LETTERS_DELETED,
+        Unit::Count,
+        "dead letters that their pipelines kept no longer"
     );
     describe_counter!(
         JANITOR_HISTORY_DELETED,

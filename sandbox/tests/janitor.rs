@@ -8,10 +8,11 @@ use proptest::{
     sample::select,
     test_runner::{Config, TestCaseError, TestRunner},
 };
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tide_catalog::{
     CatalogError,
-    janitor::{History, Sweep, history_purge, outbox_sweep},
+    janitor::{History, Sweep, dead_letter_sweep, history_purge, outbox_sweep},
     messages::{PageLimits, Source, read_page},
     offsets::{Advance, offsets_advance, offsets_claim},
     schema,
@@ -495,5 +496,69 @@ async fn the_rights_of_an_agent_are_enough_and_those_of_a_publisher_are_not() ->
     ensure!(refused.expect_err("no right").is_permission_denied());
     let refused = history_purge(&mut app, world.epoch, History::Events, DAY, ALL).await;
     ensure!(refused.expect_err("no right").is_permission_denied());
+    Ok(())
+}
+
+#[tokio::test]
+async fn exactly_the_letters_that_are_old_and_wait_for_nobody_are_deleted() -> Result<()> {
+    // GIVEN letters of pipelines that keep them for an hour, for ever, and for no sensible time
+    let mut world = World::start().await?;
+    for (pipeline, keep) in [
+        ("hour", json!(3_600)),
+        ("ever", json!(null)),
+        ("odd", json!("soon")),
+        ("odder", json!(-5)),
+    ] {
+        sqlx::query("SELECT tide.relay_set_outbox($1, 'shop', jsonb_build_object('sink_type', 'null', 'dlq_retention_seconds', $2))")
+            .bind(pipeline)
+            .bind(keep)
+            .execute(&mut world.connection)
+            .await?;
+        world
+            .run(&format!(
+                "INSERT INTO tide.relay_dlq (relay_group_id, pipeline, outbox, message_id, event_id, key, headers, payload, error, attempts,
+                                             epoch, created_at, parked)
+                 SELECT 'default', '{pipeline}', 'shop', n, gen_random_uuid(), 'k', '{{}}', '1', 'no', 1, 1,
+                        now() - CASE WHEN n <= 8 THEN interval '61 minutes' ELSE interval '59 minutes' END, n = 3
+                 FROM generate_series(1, 10) n"
+            ))
+            .await?;
+    }
+    world
+        .run("SELECT tide.dlq_replay(pipeline => 'hour', ids => ARRAY(SELECT id FROM tide.relay_dlq WHERE message_id = 5))")
+        .await?;
+    // WHEN they are swept in batches
+    let mut counts = Vec::new();
+    loop {
+        let swept = dead_letter_sweep(&mut world.connection, world.epoch, 4).await?;
+        let Some((pipeline, deleted)) = swept.first() else {
+            break;
+        };
+        assert_eq!((pipeline.as_str(), swept.len()), ("hour", 1));
+        counts.push(*deleted);
+    }
+    // THEN those go that are older, that wait for no others of their key, and that nobody asked for
+    assert_eq!(counts, [4, 2]);
+    let left: Vec<(String, Vec<i64>)> = sqlx::query_as(
+        "SELECT pipeline, array_agg(message_id ORDER BY id) FROM tide.relay_dlq GROUP BY pipeline ORDER BY pipeline",
+    )
+    .fetch_all(&mut world.connection)
+    .await?;
+    let all: Vec<i64> = (1..=10).collect();
+    let expected = [
+        ("ever", all.clone()),
+        ("hour", vec![3, 5, 9, 10]),
+        ("odd", all.clone()),
+        ("odder", all),
+    ];
+    assert_eq!(left, expected.map(|(name, ids)| (name.to_owned(), ids)));
+    // and a janitor of an earlier term deletes nothing
+    let former = world.epoch;
+    world.elect().await?;
+    let refused = dead_letter_sweep(&mut world.connection, former, 4).await;
+    ensure!(
+        refused.as_ref().is_err_and(CatalogError::is_fenced),
+        "{refused:?}"
+    );
     Ok(())
 }

@@ -184,3 +184,60 @@ async fn mistakes_come_with_advice() {
         fixture.run(words).await.expect(code).says(text);
     }
 }
+
+#[tokio::test]
+async fn status_tells_who_waits_for_whom() {
+    let fixture = Fixture::migrated().await;
+    fixture.ok(&["outbox", "create", "order_events"]).await;
+    for number in 1..=3 {
+        let payload = number.to_string();
+        let words = ["outbox", "publish", "order_events", "--payload", &payload];
+        fixture.ok(&words).await;
+    }
+    // GIVEN one reader that has read everything, one that stopped at the first message, and one
+    // that never ran; and a transaction that stays open
+    let mut connection = fixture.connection().await;
+    sqlx::raw_sql(
+        "SELECT tide.relay_set_outbox(name, 'order_events', '{\"sink_type\": \"null\"}') FROM unnest('{done,slow,never}'::text[]) name;
+         INSERT INTO tide.relay_consumer_offsets (relay_group_id, name, system_identifier, last_change_id, epoch, state, state_reason)
+         VALUES ('default', 'done', 1, 3, 1, 'running', NULL), ('default', 'slow', 1, 1, 2, 'retrying', 'no answer')",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let mut other = fixture.connection().await;
+    sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut other)
+        .await
+        .unwrap();
+    // THEN it is told who holds what back, and since when
+    let told = fixture.json(&["outbox", "status", "order_events"]).await;
+    let readers = told["readers"].as_array().unwrap();
+    let names: Vec<_> = readers.iter().map(|reader| &reader["name"]).collect();
+    assert_eq!(names, ["never", "slow", "done"]);
+    assert_eq!(
+        (&readers[0]["holds_back"], &readers[1]["holds_back"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(
+        (&readers[1]["behind"], &readers[1]["next_id"]),
+        (&json!(2), &json!(2))
+    );
+    assert!(readers[1]["waits_since"].is_string() && readers[2]["waits_since"].is_null());
+    assert_eq!(readers[1]["reason"], "no answer");
+    assert_eq!(told["upkeep"]["oldest_id"], 1);
+    assert!(told["upkeep"]["expires_at"].is_string());
+    let holder = told["horizon"][0]["what"].as_str().unwrap();
+    assert!(holder.starts_with(&format!("pid {pid} of ")), "{holder}");
+    fixture
+        .run(&["outbox", "status", "order_events"])
+        .await
+        .expect(0)
+        .prints("nothing: never stands at 0")
+        .prints(&format!("horizon    held by pid {pid} of "))
+        .prints("retrying");
+}

@@ -1,5 +1,7 @@
 //! Outboxes: create, list, publish, drop.
 
+mod waits;
+
 use std::{
     io::{self, Read as _},
     path::Path,
@@ -7,8 +9,14 @@ use std::{
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use tide_catalog::outboxes::{self, NewMessage, OutboxStatus};
+use tide_catalog::{
+    outbox_waits::{outbox_readers, outbox_upkeep},
+    outboxes::{self, NewMessage, OutboxStatus},
+    preflight::server_facts,
+};
+use time::OffsetDateTime;
 
+use self::waits::Waits;
 use super::catalog;
 use crate::{
     args::{OutboxCommand, PublishArgs},
@@ -55,7 +63,20 @@ async fn list(context: &Context) -> Result<Exit, CliError> {
 
 async fn status(context: &Context, name: &str) -> Result<Exit, CliError> {
     let outbox = find(read(context).await?, name)?;
-    show(context, &[outbox])
+    let mut session = catalog::session(context).await?;
+    let (readers, upkeep, server) = session
+        .run(async |connection| {
+            let readers = outbox_readers(connection, name).await?;
+            let upkeep = outbox_upkeep(connection, name).await?;
+            Ok((readers, upkeep, server_facts(connection).await?))
+        })
+        .await?;
+    let waits = Waits::new(outbox, readers, upkeep, &server);
+    let now = OffsetDateTime::now_utc();
+    context
+        .screen
+        .show(&waits, |style| waits::screen(style, &waits, now))?;
+    Ok(Exit::Done)
 }
 
 async fn drop_one(context: &Context, name: &str, yes: bool) -> Result<Exit, CliError> {
