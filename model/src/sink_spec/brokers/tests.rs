@@ -128,7 +128,7 @@ fn every_mistake_is_named() {
         ),
         (
             json!({"sink_type": "redis", "url": "redis://r", "stream": "s", "maxlen": 5}),
-            "key \"maxlen\" is not a known key (known keys: batch_size, batch_bytes, weight, shards, start, rate_limit, rate_burst, breaker_failures, on_rejected, max_parked_keys, max_parked_messages, sink_type, url, duplicate_window_ms, stream, username, password, max_length, timeout_ms, transforms, format, cloudevents, debezium)",
+            "key \"maxlen\" is not a known key (known keys: batch_size, batch_bytes, weight, shards, start, rate_limit, rate_burst, breaker_failures, dlq_retention_seconds, on_rejected, max_parked_keys, max_parked_messages, sink_type, url, duplicate_window_ms, stream, username, password, max_length, timeout_ms, transforms, format, cloudevents, debezium)",
         ),
         (
             json!({"sink_type": "rabbitmq", "url": "amqp://r"}),
