@@ -16,6 +16,9 @@ use super::{Idle, Runnable, Services, WakeupHandle};
 /// One read may take this long.
 const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
+/// An idle pipeline looks for itself after so long, whatever the probe has or has not seen.
+const LOOK_ANYWAY: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// Steps over other shards' messages are stored this often at most.
 const STEP_PACE: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -151,7 +154,8 @@ impl Reader {
             last_message: self.last_message,
             checked: self.last_read,
         };
-        self.wakeups.wait(idle).await;
+        // Woken or not: it reads.
+        drop(timeout(LOOK_ANYWAY, self.wakeups.wait(idle)).await);
     }
 }
 
