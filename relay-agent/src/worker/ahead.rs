@@ -31,12 +31,7 @@ impl ReadAhead {
     /// Begins to read.
     pub(super) fn start(reader: Reader) -> Self {
         // One page waits here or is being read while another one is delivered.
-        let (tell, found) = mpsc::channel(
-            std::env::var("TIDE_X_CAP")
-                .ok()
-                .and_then(|x| x.parse().ok())
-                .unwrap_or(1),
-        );
+        let (tell, found) = mpsc::channel(1);
         let mut task = JoinSet::new();
         task.spawn(read(reader, tell));
         Self { found, task }
