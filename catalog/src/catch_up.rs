@@ -9,7 +9,7 @@ use tide_model::{Cursor, Pass, Snapshot};
 
 use crate::{
     CatalogError,
-    messages::{Message, PageLimits, Source, collect},
+    messages::{PageLimits, Source, Taken, take},
 };
 
 /// Messages above `position`, up to `cursor.high`, that the former shards had not delivered. With a
@@ -22,7 +22,7 @@ pub(crate) async fn read(
     pass: Option<&Pass>,
     position: i64,
     limits: PageLimits,
-) -> Result<(Vec<Message>, bool), CatalogError> {
+) -> Result<Taken, CatalogError> {
     let Source { relation, .. } = source;
     let ours = source.only_ours();
     let which = match pass {
@@ -37,7 +37,7 @@ pub(crate) async fn read(
     };
     let sql = format!(
         "-- catch_up\n\
-         SELECT m.id, m.event_id, m.key, m.payload::text, m.headers::text, m.created_at FROM {relation} m\n\
+         SELECT id, event_id, key, payload::text, headers::text, created_at FROM (SELECT m.* FROM {relation} m\n\
          WHERE m.id > $1 AND m.id <= $2 AND {which} {ours}\n\
            AND NOT EXISTS (\n\
                SELECT FROM unnest($3::bigint[], $4::text[], $5::text[], $6::bigint[])\n\
@@ -46,7 +46,7 @@ pub(crate) async fn read(
                  AND (m.id <= former.high AND (m.id <= $8 OR pg_visible_in_snapshot(m.xid, former.seen::pg_snapshot))\n\
                       OR m.id <= former.pass_at AND m.id <= former.high\n\
                          AND pg_visible_in_snapshot(m.xid, former.pass_target::pg_snapshot)))\n\
-         ORDER BY m.id LIMIT $11"
+         ORDER BY m.id LIMIT $11) q"
     );
     let text = |snapshot: &Option<Snapshot>| snapshot.as_ref().map(ToString::to_string);
     let origins = &cursor.origins;
@@ -78,5 +78,5 @@ pub(crate) async fn read(
         .bind(done.map(|pass| pass.target.to_string()))
         .bind(done.map_or(0, |pass| pass.position))
         .bind(limits.messages as i64);
-    collect(query.fetch(connection), limits).await
+    take(query.fetch(connection), limits).await
 }

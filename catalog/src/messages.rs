@@ -6,8 +6,13 @@
 //!
 //! The late half looks at the index on `(xid, id)` alone. `id + 0` keeps the planner from walking
 //! the primary key up to `high` instead, which is the whole outbox.
+//!
+//! A read asks for a number of messages, and how large they are is seen only as they come. So the
+//! rows are sorted in an inner query and become text in an outer one: the server makes text of each
+//! as it sends it, and of no more when the reader goes away, which it does ([`Surplus::Unread`])
+//! once as much again has come as it had room for.
 
-use futures_util::TryStreamExt;
+use futures_util::{Stream, TryStreamExt};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row, postgres::PgRow};
 use tide_model::{Cursor, Pass, Shard, Snapshot};
 use time::OffsetDateTime;
@@ -41,6 +46,8 @@ pub struct Page {
     pub cursor: Cursor,
     /// Whether the outbox may hold more right now.
     pub more: bool,
+    /// What came besides them.
+    pub surplus: Surplus,
     /// Where the pipeline stood before them.
     before: Cursor,
     /// The snapshot of this read, or the target of its pass.
@@ -67,29 +74,30 @@ impl Message {
 impl Page {
     /// Messages that a restored outbox had left over, with more to come if `after` is none. There
     /// is no position in between: a crash begins with the first of them again.
-    pub fn restored(messages: Vec<Message>, before: Cursor, after: Option<Cursor>) -> Self {
+    pub fn restored(taken: Taken, before: Cursor, after: Option<Cursor>) -> Self {
         let seen = before.snapshot.clone().unwrap_or_else(Snapshot::empty);
         let provisional = after.is_none();
         Self {
-            messages,
+            messages: taken.messages,
             cursor: after.unwrap_or_else(|| before.clone()),
             more: true,
+            surplus: taken.surplus,
             before,
             seen,
             provisional,
         }
     }
 
-    /// A page of `pass`; `complete` unless the limits left some of it behind.
-    fn of_pass(cursor: &Cursor, pass: &Pass, messages: Vec<Message>, complete: bool) -> Self {
-        let after = match messages.last() {
-            Some(last) if !complete => cursor.passing(last.id, pass.target.clone()),
+    fn of_pass(cursor: &Cursor, pass: &Pass, taken: Taken) -> Self {
+        let after = match taken.messages.last() {
+            Some(last) if !taken.complete => cursor.passing(last.id, pass.target.clone()),
             _ => cursor.passed(),
         };
         Self {
-            messages,
+            messages: taken.messages,
             cursor: after,
             more: true,
+            surplus: taken.surplus,
             before: cursor.clone(),
             seen: pass.target.clone(),
             provisional: false,
@@ -161,27 +169,23 @@ pub async fn read_page(
 ) -> Result<Page, CatalogError> {
     match (&cursor.pass, &cursor.snapshot) {
         (Some(pass), _) if !cursor.origins.is_empty() => {
-            let (messages, complete) = catch_up::read(
-                connection,
-                source,
-                cursor,
-                Some(pass),
-                pass.position,
-                limits,
-            )
-            .await?;
-            Ok(Page::of_pass(cursor, pass, messages, complete))
+            let position = pass.position;
+            let taken =
+                catch_up::read(connection, source, cursor, Some(pass), position, limits).await?;
+            Ok(Page::of_pass(cursor, pass, taken))
         }
         (Some(pass), Some(snapshot)) => {
             let Source { relation, .. } = source;
             let ours = source.only_ours();
             let sql = format!(
                 "-- read_pass\n\
-                 SELECT id, event_id, key, payload::text, headers::text, created_at FROM {relation} m\n\
-                 WHERE id > greatest($1, $6) AND id <= $2\n\
-                   AND (xid = ANY ($3::text[]::xid8[]) OR xid >= $4::text::xid8)\n\
-                   AND pg_visible_in_snapshot(xid, $5::text::pg_snapshot) {ours}\n\
-                 ORDER BY id LIMIT $7"
+                 SELECT id, event_id, key, payload::text, headers::text, created_at FROM (\n\
+                     SELECT m.* FROM {relation} m\n\
+                     WHERE id > greatest($1, $6) AND id <= $2\n\
+                       AND (xid = ANY ($3::text[]::xid8[]) OR xid >= $4::text::xid8)\n\
+                       AND pg_visible_in_snapshot(xid, $5::text::pg_snapshot) {ours}\n\
+                     ORDER BY id LIMIT $7\n\
+                 ) q"
             );
             let query = sqlx::query(AssertSqlSafe(sql))
                 .bind(pass.position)
@@ -191,8 +195,8 @@ pub async fn read_page(
                 .bind(pass.target.to_string())
                 .bind(cursor.floor)
                 .bind(limits.messages as i64);
-            let (messages, complete) = collect(query.fetch(connection), limits).await?;
-            Ok(Page::of_pass(cursor, pass, messages, complete))
+            let taken = take(query.fetch(connection), limits).await?;
+            Ok(Page::of_pass(cursor, pass, taken))
         }
         _ => read_both_halves(connection, source, cursor, limits).await,
     }
@@ -243,8 +247,10 @@ async fn read_both_halves(
              UNION ALL\n\
              (SELECT m.* FROM {relation} m WHERE id > $1 {ours} ORDER BY id LIMIT $5)\n\
          )\n\
-         SELECT s.seen, s.newest, p.id, p.event_id, p.key, p.payload::text, p.headers::text, p.created_at\n\
-         FROM (SELECT pg_current_snapshot()::text AS seen, {newest} AS newest) s LEFT JOIN page p ON true ORDER BY p.id"
+         SELECT q.seen, q.newest, q.id, q.event_id, q.key, q.payload::text, q.headers::text, q.created_at FROM (\n\
+             SELECT s.*, p.* FROM (SELECT pg_current_snapshot()::text AS seen, {newest} AS newest) s\n\
+             LEFT JOIN page p ON true ORDER BY p.id\n\
+         ) q"
     );
     // Before the first read nothing can be late: high is 0, and ids start at 1.
     let (xips, xmax) = match &cursor.snapshot {
@@ -259,44 +265,40 @@ async fn read_both_halves(
         .bind(limits.messages as i64);
 
     let mut rows = query.fetch(connection);
-    let mut messages = Vec::new();
-    let mut seen: Option<Snapshot> = None;
-    let mut newest: Option<i64> = None;
-    let (mut bytes, mut late, mut read) = (0, 0, 0);
+    let mut taking = Taking::new(MESSAGE, limits);
+    let mut moment: Option<(Snapshot, Option<i64>)> = None;
     while let Some(row) = rows.try_next().await.doing("reading the outbox")? {
-        if seen.is_none() {
-            let text: String = row.try_get(0).doing("reading the outbox")?;
-            seen = Some(parse("pg_current_snapshot()", "seen", &text)?);
-            newest = row.try_get(1).doing("reading the outbox")?;
+        if moment.is_none() {
+            let seen: String = row.try_get(0).doing("reading the outbox")?;
+            let newest = row.try_get(1).doing("reading the outbox")?;
+            moment = Some((parse("pg_current_snapshot()", "seen", &seen)?, newest));
         }
-        let Some(id) = row
-            .try_get::<Option<i64>, _>(MESSAGE)
-            .doing("reading the outbox")?
-        else {
+        let id: Option<i64> = row.try_get(MESSAGE).doing("reading the outbox")?;
+        // The one row of a page without messages.
+        if id.is_none() || !taking.take(&row)? {
             break;
-        };
-        read += 1;
-        late += usize::from(id <= cursor.high);
-        if messages.len() < limits.messages && bytes < limits.bytes {
-            let message = Message::of_row(&row, MESSAGE).doing("reading the outbox")?;
-            bytes += message.payload.len() + message.headers.len();
-            messages.push(message);
         }
     }
-    let seen =
-        seen.ok_or_else(|| CatalogError::inconsistent("pg_current_snapshot()", "seen", "no row"))?;
-    let last = messages.last().map(|message| message.id);
-    let late_left_behind = late > messages.len();
-    let more = read > messages.len() || messages.len() >= limits.messages;
+    let Some((seen, newest)) = moment else {
+        return Err(CatalogError::inconsistent(
+            "pg_current_snapshot()",
+            "seen",
+            "no row",
+        ));
+    };
+    let late_left_behind = taking.left.is_some_and(|id| id <= cursor.high);
+    let taken = taking.end();
+    let last = taken.messages.last().map(|message| message.id);
     let after = match last {
         Some(last) if late_left_behind => cursor.passing(last, seen.clone()),
-        _ if more => cursor.advanced(last, seen.clone()),
-        _ => cursor.advanced(last.max(newest), seen.clone()),
+        _ if taken.complete => cursor.advanced(last.max(newest), seen.clone()),
+        _ => cursor.advanced(last, seen.clone()),
     };
     Ok(Page {
-        messages,
+        messages: taken.messages,
         cursor: after,
-        more,
+        more: !taken.complete,
+        surplus: taken.surplus,
         before: cursor.clone(),
         seen,
         provisional: false,
@@ -312,23 +314,23 @@ pub async fn read_restored(
     cursor: &Cursor,
     position: i64,
     limits: PageLimits,
-) -> Result<(Vec<Message>, bool), CatalogError> {
+) -> Result<Taken, CatalogError> {
     if !cursor.origins.is_empty() {
-        let (messages, complete) =
-            catch_up::read(connection, source, cursor, None, position, limits).await?;
-        return Ok((messages, !complete));
+        return catch_up::read(connection, source, cursor, None, position, limits).await;
     }
     let Some(snapshot) = &cursor.snapshot else {
-        return Ok((Vec::new(), false));
+        return Ok(Taken::nothing());
     };
     let Source { relation, .. } = source;
     let ours = source.only_ours();
     let sql = format!(
         "-- read_restored\n\
-         SELECT id, event_id, key, payload::text, headers::text, created_at FROM {relation} m\n\
-         WHERE id > greatest($1, $5) AND id <= $2\n\
-           AND (xid = ANY ($3::text[]::xid8[]) OR xid >= $4::text::xid8) {ours}\n\
-         ORDER BY id LIMIT $6"
+         SELECT id, event_id, key, payload::text, headers::text, created_at FROM (\n\
+             SELECT m.* FROM {relation} m\n\
+             WHERE id > greatest($1, $5) AND id <= $2\n\
+               AND (xid = ANY ($3::text[]::xid8[]) OR xid >= $4::text::xid8) {ours}\n\
+             ORDER BY id LIMIT $6\n\
+         ) q"
     );
     let query = sqlx::query(AssertSqlSafe(sql))
         .bind(position)
@@ -337,8 +339,7 @@ pub async fn read_restored(
         .bind(snapshot.xmax().to_string())
         .bind(cursor.floor)
         .bind(limits.messages as i64);
-    let (messages, complete) = collect(query.fetch(connection), limits).await?;
-    Ok((messages, !complete))
+    take(query.fetch(connection), limits).await
 }
 
 /// The cursor of this cluster, once [`read_restored`] has nothing more: rows that are plainly
@@ -366,22 +367,102 @@ fn xids(snapshot: &Snapshot) -> Vec<String> {
     snapshot.in_progress().iter().map(u64::to_string).collect()
 }
 
-/// Takes rows up to the limits; the flag says whether that was certainly all of them.
-pub(crate) async fn collect(
-    mut rows: impl futures_util::Stream<Item = Result<PgRow, sqlx::Error>> + Unpin,
-    limits: PageLimits,
-) -> Result<(Vec<Message>, bool), CatalogError> {
-    let mut messages = Vec::new();
-    let (mut bytes, mut read, mut complete) = (0, 0, true);
-    while let Some(row) = rows.try_next().await.doing("reading the outbox")? {
-        read += 1;
-        if bytes >= limits.bytes {
-            complete = false;
-            continue;
+/// What was taken of an answer.
+#[derive(Debug)]
+pub struct Taken {
+    /// In the order of their ids.
+    pub messages: Vec<Message>,
+    /// Whether that was certainly all there was.
+    pub complete: bool,
+    /// What came besides them.
+    pub surplus: Surplus,
+}
+
+/// What was sent although there was no room for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surplus {
+    /// Nothing.
+    None,
+    /// Some, which was read and dropped.
+    Read,
+    /// So much that the rest of it is still on its way: the session is better closed than used again.
+    Unread,
+}
+
+impl Taken {
+    fn nothing() -> Self {
+        Self {
+            messages: Vec::new(),
+            complete: true,
+            surplus: Surplus::None,
         }
-        let message = Message::of_row(&row, 0).doing("reading the outbox")?;
-        bytes += message.payload.len() + message.headers.len();
-        messages.push(message);
     }
-    Ok((messages, complete && read < limits.messages))
+}
+
+/// Takes messages out of rows, up to the limits.
+struct Taking {
+    /// Number of the column with the message's id.
+    column: usize,
+    limits: PageLimits,
+    messages: Vec<Message>,
+    bytes: usize,
+    /// The first message that was left behind.
+    left: Option<i64>,
+    /// Bytes that came in vain.
+    in_vain: usize,
+}
+
+impl Taking {
+    fn new(column: usize, limits: PageLimits) -> Self {
+        Self {
+            column,
+            limits,
+            messages: Vec::new(),
+            bytes: 0,
+            left: None,
+            in_vain: 0,
+        }
+    }
+
+    /// Takes the message in the row if there is room for it. Whether to go on: rows that are left
+    /// behind are read until as much has come in vain as there was room for.
+    fn take(&mut self, row: &PgRow) -> Result<bool, CatalogError> {
+        let PageLimits { messages, bytes } = self.limits;
+        let message = Message::of_row(row, self.column).doing("reading the outbox")?;
+        let size = message.payload.len() + message.headers.len();
+        if self.left.is_none() && self.messages.len() < messages && self.bytes < bytes {
+            self.bytes += size;
+            self.messages.push(message);
+            return Ok(true);
+        }
+        self.left.get_or_insert(message.id);
+        self.in_vain += size;
+        Ok(self.in_vain < bytes)
+    }
+
+    fn end(self) -> Taken {
+        Taken {
+            complete: self.left.is_none() && self.messages.len() < self.limits.messages,
+            surplus: match self.left {
+                None => Surplus::None,
+                Some(_) if self.in_vain < self.limits.bytes => Surplus::Read,
+                Some(_) => Surplus::Unread,
+            },
+            messages: self.messages,
+        }
+    }
+}
+
+/// Takes the messages that rows begin with.
+pub(crate) async fn take(
+    mut rows: impl Stream<Item = Result<PgRow, sqlx::Error>> + Unpin,
+    limits: PageLimits,
+) -> Result<Taken, CatalogError> {
+    let mut taking = Taking::new(0, limits);
+    while let Some(row) = rows.try_next().await.doing("reading the outbox")? {
+        if !taking.take(&row)? {
+            break;
+        }
+    }
+    Ok(taking.end())
 }

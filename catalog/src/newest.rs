@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::{
     CatalogError,
     error::Doing,
-    messages::{Message, PageLimits, collect},
+    messages::{Message, PageLimits, take},
 };
 
 /// The last messages of an outbox, oldest first; none if there is no such outbox. Reads and changes
@@ -31,7 +31,7 @@ pub async fn messages_newest(
          ORDER BY id DESC LIMIT $1"
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(limits.messages as i64);
-    let (mut messages, _) = collect(query.fetch(connection), limits).await?;
+    let mut messages = take(query.fetch(connection), limits).await?.messages;
     messages.reverse();
     Ok(Some(messages))
 }

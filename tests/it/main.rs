@@ -18,6 +18,7 @@ mod holds;
 mod hot_reload;
 mod inbox;
 mod janitor;
+mod large;
 mod locks;
 mod parking;
 mod planned;

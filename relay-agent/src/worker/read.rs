@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use sqlx::{Postgres, pool::PoolConnection};
 use tide_catalog::{
-    CatalogError, PgPool,
-    messages::{Page, PageLimits, Source, read_page, read_restored, rebase},
+    CatalogError, PgConnection, PgPool,
+    messages::{Page, PageLimits, Source, Surplus, read_page, read_restored, rebase},
     offsets::Claim,
 };
 use tide_model::{Cursor, PipelineSpec, Snapshot};
@@ -79,12 +80,10 @@ impl Reader {
         Some(self.cursor.clone())
     }
 
-    /// The page after the one before. Not cancel-safe in effect only: a dropped read is repeated.
+    /// The page after the one before. A read that is dropped is repeated.
     pub(super) async fn page(&mut self) -> Result<Page, CatalogError> {
         let looked = self.wakeups.head(&self.outbox).unwrap_or(0);
         let Ok(page) = timeout(PATIENCE, self.read()).await else {
-            // The server sends all that was asked for, however large: asked for less, it answers.
-            self.asking = ask_for_less(self.asking);
             return Err(CatalogError::Timeout(PATIENCE));
         };
         let page = page?;
@@ -97,45 +96,43 @@ impl Reader {
     }
 
     async fn read(&mut self) -> Result<Page, CatalogError> {
-        let mut connection =
-            self.pool
-                .acquire()
-                .await
-                .map_err(|source| CatalogError::Database {
-                    doing: "reading the outbox",
-                    source,
-                })?;
+        let mut lent = Lent::by(&self.pool).await?;
         let limits = PageLimits {
             messages: self.asking,
             ..self.limits
         };
-        if let Some(position) = self.restoring {
-            let (messages, more) = read_restored(
-                &mut connection,
-                &self.source,
-                &self.cursor,
-                position,
-                limits,
-            )
-            .await?;
-            let last = messages.last().map(|message| message.id);
-            if more {
-                self.restoring = last.or(Some(position));
-                return Ok(Page::restored(messages, self.cursor.clone(), None));
-            }
-            let before = self.cursor.clone();
-            self.cursor = rebase(&mut connection, &self.source.relation, &self.cursor).await?;
-            self.restoring = None;
-            info!(outbox = %self.outbox, high = self.cursor.high, "going on after a restore into another cluster");
-            return Ok(Page::restored(messages, before, Some(self.cursor.clone())));
-        }
-        let page = read_page(&mut connection, &self.source, &self.cursor, limits).await?;
+        let page = self.read_with(&mut lent.session, limits).await?;
+        lent.is_done = page.surplus != Surplus::Unread;
+        let wasted = page.surplus != Surplus::None;
         self.asking = ask_for(
-            limits.messages,
+            self.asking,
             page.messages.len(),
-            page.more,
+            wasted,
             self.limits.messages,
         );
+        Ok(page)
+    }
+
+    async fn read_with(
+        &mut self,
+        session: &mut PgConnection,
+        limits: PageLimits,
+    ) -> Result<Page, CatalogError> {
+        if let Some(position) = self.restoring {
+            let taken =
+                read_restored(session, &self.source, &self.cursor, position, limits).await?;
+            if !taken.complete {
+                let last = taken.messages.last().map(|message| message.id);
+                self.restoring = last.or(Some(position));
+                return Ok(Page::restored(taken, self.cursor.clone(), None));
+            }
+            let before = self.cursor.clone();
+            self.cursor = rebase(session, &self.source.relation, &self.cursor).await?;
+            self.restoring = None;
+            info!(outbox = %self.outbox, high = self.cursor.high, "going on after a restore into another cluster");
+            return Ok(Page::restored(taken, before, Some(self.cursor.clone())));
+        }
+        let page = read_page(session, &self.source, &self.cursor, limits).await?;
         self.cursor = page.cursor.clone();
         Ok(page)
     }
@@ -159,19 +156,46 @@ impl Reader {
     }
 }
 
-/// How many messages to ask for after a page for which `asked` were asked and `got` came. A page
-/// with fewer than there were is full by bytes: the server has sent the rest for nothing.
-fn ask_for(asked: usize, got: usize, more: bool, most: usize) -> usize {
-    if more && got < asked {
+/// How many messages to ask for after `asked` were asked for and `got` were taken, with others
+/// `wasted` that came in vain.
+fn ask_for(asked: usize, got: usize, wasted: bool, most: usize) -> usize {
+    if wasted && got < asked {
         got.max(1)
     } else {
         (asked * 2).min(most)
     }
 }
 
-/// How many messages to ask for after so many did not come in time.
-fn ask_for_less(asked: usize) -> usize {
-    (asked / 10).max(1)
+/// A session of the pool that is closed rather than given back while an answer is on its way: the
+/// pool would read all of it, however long, before anybody could use the session again.
+struct Lent {
+    session: PoolConnection<Postgres>,
+    /// Whether everything that was asked for has come.
+    is_done: bool,
+}
+
+impl Lent {
+    async fn by(pool: &PgPool) -> Result<Self, CatalogError> {
+        let session = pool
+            .acquire()
+            .await
+            .map_err(|source| CatalogError::Database {
+                doing: "reading the outbox",
+                source,
+            })?;
+        Ok(Self {
+            session,
+            is_done: false,
+        })
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.session.close_on_drop();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -179,20 +203,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backlog_too_large_to_come_in_time_is_asked_for_in_ever_smaller_parts() {
-        let mut asking = 10_000;
-        for fewer in [1_000, 100, 10, 1, 1] {
-            asking = ask_for_less(asking);
-            assert_eq!(asking, fewer);
-        }
-    }
-
-    #[test]
     fn large_messages_are_asked_for_as_they_fit_and_small_ones_by_the_batch() {
         assert_eq!(ask_for(1_000, 8, true, 1_000), 8, "full by bytes");
         assert_eq!(ask_for(8, 0, true, 1_000), 1, "never none");
         assert_eq!(ask_for(8, 8, true, 1_000), 16, "perhaps more fit");
-        assert_eq!(ask_for(800, 800, true, 1_000), 1_000);
+        assert_eq!(ask_for(800, 800, false, 1_000), 1_000);
         assert_eq!(ask_for(8, 3, false, 1_000), 16, "there was no more");
     }
 }
