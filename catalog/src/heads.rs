@@ -54,9 +54,10 @@ pub async fn heads(connection: &mut PgConnection) -> Result<Heads, CatalogError>
     })
 }
 
-/// Looks into the outboxes' indexes on `(xid, id)`, in one statement: who wrote last, and which of
-/// the `finished` transactions wrote at all: of each relation, in their order. An outbox that holds no transaction newer than a
-/// snapshot, and none of those that were in progress in it, has no news for who read with it.
+/// Looks into the outboxes' indexes on `(xid, id)`, in one statement: which transaction wrote last,
+/// and which of the `finished` ones wrote at all; of each relation, in their order. An outbox that
+/// holds no transaction newer than a snapshot, and none of those that were in progress in it, has no
+/// news for who read with it.
 ///
 /// The text of the statement depends on the relations alone, so that those who ask for the same
 /// ones again find it prepared.
@@ -72,8 +73,9 @@ pub async fn writers(
         // Cannot fail: it is a String.
         write!(
             sql,
-            "{comma}\n    array(SELECT DISTINCT xid::text FROM {relation} WHERE xid = ANY ($1::text[]::xid8[]))\
-             \n    || array(SELECT xid::text FROM {relation} ORDER BY xid DESC LIMIT 1)"
+            // `ORDER BY xid` would be the order of the texts, in which 999 comes after 1000.
+            "{comma}\n    array(SELECT DISTINCT m.xid::text FROM {relation} m WHERE m.xid = ANY ($1::text[]::xid8[]))\
+             \n    || array(SELECT m.xid::text FROM {relation} m ORDER BY m.xid DESC LIMIT 1)"
         )
         .unwrap_or_default();
     }

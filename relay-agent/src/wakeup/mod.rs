@@ -156,15 +156,17 @@ impl WakeupHandle {
             .map(|head| head.outbox.as_str())
             .zip(answers)
             .collect();
+        let mut rest = Vec::with_capacity(asking.len());
         for mut waiting in asking {
             let writers = answers.get(waiting.idle.outbox.as_str());
             let writers = writers.map_or(&[][..], Vec::as_slice);
             if waiting.idle.answered(&heads.snapshot, writers, at) {
                 woken = true;
             } else {
-                self.wait_on(vec![waiting]);
+                rest.push(waiting);
             }
         }
+        self.wait_on(rest);
         Ok(woken)
     }
 
@@ -202,24 +204,22 @@ fn whose_turn<'a>(
     unsure: Vec<Waiting>,
     turn: &mut usize,
 ) -> (&'a [Head], Vec<Waiting>, Vec<Waiting>) {
-    let place = |waiting: &Waiting| {
+    let mut groups: BTreeMap<usize, Vec<Waiting>> = BTreeMap::new();
+    for waiting in unsure {
         let name = waiting.idle.outbox.as_str();
-        outboxes
-            .binary_search_by(|head| head.outbox.as_str().cmp(name))
-            .map(|index| index / TOGETHER)
-            .ok()
-    };
-    let groups: BTreeSet<usize> = unsure.iter().filter_map(place).collect();
-    let next = groups.range(*turn..).next().or_else(|| groups.first());
-    let Some(next) = next.copied() else {
-        // Their outboxes are gone.
+        let place = outboxes.binary_search_by(|head| head.outbox.as_str().cmp(name));
+        // If it is gone, so is this one: it finds out.
+        if let Ok(index) = place {
+            groups.entry(index / TOGETHER).or_default().push(waiting);
+        }
+    }
+    let next = groups.range(*turn..).next().or(groups.first_key_value());
+    let Some(next) = next.map(|(group, _)| *group) else {
         return (&[], Vec::new(), Vec::new());
     };
     *turn = next + 1;
-    let (now, later) = unsure
-        .into_iter()
-        .filter(|waiting| place(waiting).is_some())
-        .partition(|waiting| place(waiting) == Some(next));
+    let now = groups.remove(&next).unwrap_or_default();
+    let later = groups.into_values().flatten().collect();
     let group = outboxes.chunks(TOGETHER).nth(next).unwrap_or_default();
     (group, now, later)
 }

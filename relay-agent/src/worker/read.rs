@@ -17,8 +17,9 @@ use super::{Idle, Runnable, Services, WakeupHandle};
 /// One read may take this long.
 const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
-/// An idle pipeline looks for itself after so long, whatever the probe has or has not seen.
-const LOOK_ANYWAY: std::time::Duration = std::time::Duration::from_secs(20);
+/// An idle pipeline looks for itself after so long, whatever the probe has or has not seen: a bug
+/// there would otherwise hold the last messages back for ever.
+const LOOK_ANYWAY: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// Steps over other shards' messages are stored this often at most.
 const STEP_PACE: std::time::Duration = std::time::Duration::from_secs(1);
