@@ -18,12 +18,13 @@ endif
 
 # Cargo and the tests use all processors by themselves, and the order of the checks means something.
 .NOTPARALLEL:
-.PHONY: help demo test torture mutations setup fmt clippy doc proto baseline deploy-check deny build examples postgres unit system
+.PHONY: help demo test torture soak mutations setup fmt clippy doc proto baseline deploy-check deny build examples postgres unit system
 
 help:
 	@echo 'make demo     a fleet on this machine: failover, drain, rebalance (needs no other set-up)'
 	@echo 'make test     every check, cheapest first, then every test; PG=14 to PG=18 chooses PostgreSQL'
 	@echo 'make torture  random faults for SECONDS (300), drawn from SEED, or as PLAN (a file) says'
+	@echo 'make soak     RATE (2000) messages a second through four sinks on bad days, for SECONDS (600)'
 	@echo 'make mutations  whether torture finds the bugs in tests/mutations within SECONDS (300)'
 	@echo 'one check:    make fmt | proto | deploy-check | deny | clippy | doc | examples | unit | system'
 
@@ -40,6 +41,12 @@ torture:
 	$(STEP) 'build' cargo build --locked --workspace --bins
 	$(STEP) 'torture' $(TARGET)/debug/tide-torture $(if $(PLAN),--plan $(PLAN),\
 	    $(SECONDS:%=--seconds %) $(SEED:%=--seed %))
+
+# Built as it is shipped: what is measured is the relay, and not how slow it is with checks.
+soak:
+	$(STEP) 'build' cargo build --locked --release --workspace --bins
+	$(STEP) 'soak' $(TARGET)/release/tide-torture --soak $(or $(RATE),2000) \
+	    --seconds $(or $(SECONDS),600) $(SEED:%=--seed %)
 
 mutations:
 	$(STEP) 'mutations' scripts/check-mutations.sh $(or $(SECONDS),300)

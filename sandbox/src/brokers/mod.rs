@@ -25,7 +25,7 @@ use crate::{
 
 pub use self::{
     error::BrokerError,
-    nats::Nats,
+    nats::{Nats, StreamReader},
     rabbitmq::RabbitMq,
     readback::Held,
     redis::{Redis, RedisOptions},

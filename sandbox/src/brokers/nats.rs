@@ -1,12 +1,13 @@
 //! NATS with JetStream.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use async_nats::{
     ConnectOptions, HeaderMap,
-    jetstream::{self, stream},
+    jetstream::{self, consumer::pull, stream},
 };
 use futures_util::StreamExt as _;
+use tokio::{runtime, time::timeout};
 
 use super::{Broker, BrokerError, readback, reserve, write};
 use crate::{envelope::Delivery, leftovers::Scratch};
@@ -21,6 +22,38 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Nats {
     broker: Broker,
     login: Option<(String, String)>,
+}
+
+/// Reads a stream, once for each question.
+#[derive(Debug, Clone)]
+pub struct StreamReader {
+    url: String,
+    login: Option<(String, String)>,
+    stream: String,
+}
+
+impl StreamReader {
+    /// What the stream holds, as Tide's envelopes.
+    pub fn records(&self) -> Result<Vec<Delivery>, BrokerError> {
+        // Readers of files and topics answer at once too; a runtime cannot wait inside another.
+        let reading = thread::scope(|scope| scope.spawn(|| self.held()).join());
+        let held = reading.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        readback::deliveries(&self.stream, held?)
+    }
+
+    fn held(&self) -> Result<Vec<readback::Held>, BrokerError> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(BrokerError::ask("preparing to read the stream"))?;
+        runtime.block_on(async {
+            held(
+                &connect(&self.url, self.login.as_ref()).await?,
+                &self.stream,
+            )
+            .await
+        })
+    }
 }
 
 impl Nats {
@@ -80,6 +113,11 @@ impl Nats {
     /// Kills it and starts it again.
     pub async fn restart(&mut self) -> Result<(), BrokerError> {
         self.broker.kill().await?;
+        self.start_again().await
+    }
+
+    /// Starts it where it was, after it was killed.
+    pub async fn start_again(&mut self) -> Result<(), BrokerError> {
         self.broker.start_again()?;
         self.answering().await
     }
@@ -112,42 +150,18 @@ impl Nats {
         readback::deliveries(stream, self.held(stream).await?)
     }
 
+    /// Reads a stream from wherever; it keeps the server's address, not the server.
+    pub fn reader(&self, stream: &str) -> StreamReader {
+        StreamReader {
+            url: self.url(),
+            login: self.login.clone(),
+            stream: stream.to_owned(),
+        }
+    }
+
     /// What a stream holds.
     pub async fn held(&self, stream: &str) -> Result<Vec<readback::Held>, BrokerError> {
-        let jetstream = self.jetstream().await?;
-        let mut found = jetstream
-            .get_stream(stream)
-            .await
-            .map_err(BrokerError::ask("finding the stream"))?;
-        let last = found
-            .info()
-            .await
-            .map_err(BrokerError::ask("describing the stream"))?
-            .state
-            .last_sequence;
-        let mut held = Vec::new();
-        for sequence in 1..=last {
-            let message = found
-                .get_raw_message(sequence)
-                .await
-                .map_err(BrokerError::ask("reading the stream"))?;
-            let text = |headers: &HeaderMap, name: &str| {
-                headers.get(name).map(|value| value.as_str().to_owned())
-            };
-            let headers = &message.headers;
-            held.push(readback::Held {
-                event_id: text(headers, "tide-event-id").unwrap_or_default(),
-                key: text(headers, "tide-key"),
-                headers: headers
-                    .iter()
-                    .filter_map(|(name, values)| {
-                        Some((name.to_string(), values.first()?.as_str().to_owned()))
-                    })
-                    .collect(),
-                body: message.payload.to_vec(),
-            });
-        }
-        Ok(held)
+        held(&self.jetstream().await?, stream).await
     }
 
     async fn answering(&mut self) -> Result<(), BrokerError> {
@@ -167,6 +181,57 @@ impl Nats {
     async fn jetstream(&self) -> Result<jetstream::Context, BrokerError> {
         connect(&self.url(), self.login.as_ref()).await
     }
+}
+
+async fn held(
+    jetstream: &jetstream::Context,
+    stream: &str,
+) -> Result<Vec<readback::Held>, BrokerError> {
+    let mut found = jetstream
+        .get_stream(stream)
+        .await
+        .map_err(BrokerError::ask("finding the stream"))?;
+    let count = found
+        .info()
+        .await
+        .map_err(BrokerError::ask("describing the stream"))?
+        .state
+        .messages;
+    let consumer = found
+        .create_consumer(pull::OrderedConfig::default())
+        .await
+        .map_err(BrokerError::ask("reading the stream"))?;
+    let mut messages = consumer
+        .messages()
+        .await
+        .map_err(BrokerError::ask("reading the stream"))?;
+    let mut held = Vec::new();
+    while (held.len() as u64) < count {
+        let message = timeout(PATIENCE, messages.next())
+            .await
+            .map_err(BrokerError::ask("waiting for the stream"))?;
+        let Some(message) = message else {
+            break;
+        };
+        let message = message.map_err(BrokerError::ask("reading the stream"))?;
+        let text = |headers: &HeaderMap, name: &str| {
+            headers.get(name).map(|value| value.as_str().to_owned())
+        };
+        let headers = message.headers.clone().unwrap_or_default();
+        let headers = &headers;
+        held.push(readback::Held {
+            event_id: text(headers, "tide-event-id").unwrap_or_default(),
+            key: text(headers, "tide-key"),
+            headers: headers
+                .iter()
+                .filter_map(|(name, values)| {
+                    Some((name.to_string(), values.first()?.as_str().to_owned()))
+                })
+                .collect(),
+            body: message.payload.to_vec(),
+        });
+    }
+    Ok(held)
 }
 
 async fn connect(

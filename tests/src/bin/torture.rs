@@ -18,8 +18,12 @@ struct Args {
     /// What the plan is drawn from; drawn itself if absent
     #[arg(long)]
     seed: Option<u64>,
+    /// Instead of everything to few messages, what happens on bad days to so many a second, through a
+    /// webhook, Kafka, JetStream and an inbox
+    #[arg(long, value_name = "MESSAGES")]
+    soak: Option<u32>,
     /// A plan to carry out again, instead of a new one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "seed", "soak"])]
     plan: Option<PathBuf>,
     /// Keep plan, accounts and logs even if every promise was kept
     #[arg(long)]
@@ -41,13 +45,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<ExitCode> {
-    let plan = match &args.plan {
-        Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            Plan::parse(&text).with_context(|| path.display().to_string())?
-        }
-        None => torture::generate(args.seed.unwrap_or_else(rand::random), args.seconds),
-    };
+    let plan = plan(&args)?;
     if args.only_plan {
         say(&plan.to_text());
         return Ok(ExitCode::SUCCESS);
@@ -68,6 +66,18 @@ async fn run(args: Args) -> Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+fn plan(args: &Args) -> Result<Plan> {
+    if let Some(path) = &args.plan {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        return Plan::parse(&text).with_context(|| path.display().to_string());
+    }
+    let seed = args.seed.unwrap_or_else(rand::random);
+    Ok(match args.soak {
+        Some(rate) => torture::generate_soak(seed, args.seconds, rate),
+        None => torture::generate(seed, args.seconds),
     })
 }
 

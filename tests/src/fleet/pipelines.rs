@@ -11,6 +11,7 @@ use tide_catalog::{
     pipelines::pipeline_set,
 };
 use tide_sandbox::{
+    brokers::StreamReader,
     envelope::Delivery,
     files::FileReader,
     http::Receiver,
@@ -31,6 +32,8 @@ pub enum Tap {
     Webhook(Arc<Receiver>, String),
     /// A topic.
     Kafka(Arc<TopicReader>, String),
+    /// A stream of JetStream.
+    Nats(StreamReader),
     /// An inbox.
     Inbox(InboxReader),
     /// First the one, and after a change the other.
@@ -63,6 +66,7 @@ impl Tap {
             }
             Self::Webhook(receiver, path) => receiver.deliveries(path),
             Self::Kafka(reader, topic) => reader.records_of(topic)?,
+            Self::Nats(stream) => stream.records()?,
             Self::Inbox(inbox) => inbox.records()?,
             Self::Then(before, after) => {
                 let mut deliveries = before.deliveries()?;

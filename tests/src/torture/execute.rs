@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    generate::BUSY,
+    generate::QUIET,
     plan::{Operation, PipelinePlan, Plan},
     positions,
     processes::ControlPlane,
@@ -32,8 +32,10 @@ use crate::{Fleet, FleetOptions, Network};
 const LEASE: Duration = Duration::from_secs(2);
 /// One operation may take this long, the wait for a terminated agent included.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Messages a second.
-const RATE: f64 = 120.0;
+/// Messages a second of one writer at most: a transaction takes its time.
+const WRITER_RATE: u32 = 40;
+/// Keys of an outbox, so that so many messages a second do not wait for one another.
+const KEYS_A_WRITER: usize = 5;
 
 /// Tells what happens, as it happens.
 #[derive(Debug)]
@@ -131,7 +133,7 @@ impl<'a> Run<'a> {
         let mut run = Self {
             narrator,
             control_plane,
-            sinks: Sinks::start(plan).await?,
+            sinks: Sinks::start(plan, &fleet.scratch).await?,
             pipelines: BTreeMap::new(),
             harm: Harm::default(),
             beside: JoinSet::new(),
@@ -144,10 +146,20 @@ impl<'a> Run<'a> {
             run.add(pipeline).await?;
         }
         run.fleet.wait_until_running().await?;
+        let outboxes: BTreeSet<&str> = plan
+            .pipelines
+            .iter()
+            .map(|pipeline| pipeline.outbox.as_str())
+            .filter(|outbox| *outbox != QUIET)
+            .collect();
+        let usual = PublishPlan::mixed(outboxes);
+        let writers = usual.writers.max(plan.rate.div_ceil(WRITER_RATE) as usize);
         let load = PublishPlan {
             seed: plan.seed,
-            rate: Some(RATE),
-            ..PublishPlan::mixed(BUSY)
+            rate: Some(plan.rate.into()),
+            keys: usual.keys.max(writers * KEYS_A_WRITER),
+            writers,
+            ..usual
         };
         run.fleet.publish_as(|_| load).await?;
         narrator.say("everything runs");
@@ -224,6 +236,8 @@ impl<'a> Run<'a> {
             Operation::Release => self.sinks.release(),
             Operation::BrokersDown => self.brokers_down()?,
             Operation::BrokersUp => self.brokers_up()?,
+            Operation::KillStreams => self.streams_down().await?,
+            Operation::StartStreams => self.streams_up().await?,
             Operation::Overtake { outbox, times } => self.overtake(outbox, *times).await?,
             Operation::LateBulk {
                 outbox,

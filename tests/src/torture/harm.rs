@@ -16,6 +16,8 @@ use crate::fleet::Agent;
 
 /// The name under which the brokers are broken.
 const BROKERS: &str = "brokers";
+/// The name under which the server of the streams is.
+pub(super) const STREAMS: &str = "streams";
 
 impl Run<'_> {
     pub(super) async fn launch(&mut self, agent: &str) -> Result<()> {
@@ -141,21 +143,32 @@ impl Run<'_> {
 
     pub(super) fn brokers_up(&mut self) -> Result<()> {
         self.sinks.kafka.up()?;
-        let key = (Cause::Retry, BROKERS.to_owned());
-        if let Some(from) = self.harm.open.remove(&key) {
-            let topics = self.pipelines.values().filter(|known| {
-                matches!(
-                    known.plan.sink,
-                    SinkKind::Topic | SinkKind::PartitionedTopic
-                )
-            });
-            let reach = Reach::only(topics.map(|known| known.plan.name.clone()));
+        self.retried(BROKERS, &[SinkKind::Topic, SinkKind::PartitionedTopic]);
+        Ok(())
+    }
+
+    pub(super) async fn streams_down(&mut self) -> Result<()> {
+        self.harm.begin(Cause::Retry, STREAMS);
+        Ok(self.sinks.streams()?.broker().kill().await?)
+    }
+
+    pub(super) async fn streams_up(&mut self) -> Result<()> {
+        self.sinks.streams()?.start_again().await?;
+        self.retried(STREAMS, &[SinkKind::Stream]);
+        Ok(())
+    }
+
+    /// What these were sent while they were away was sent again.
+    fn retried(&mut self, whom: &str, sinks: &[SinkKind]) {
+        if let Some(from) = self.harm.open.remove(&(Cause::Retry, whom.to_owned())) {
+            let theirs = self.pipelines.values();
+            let theirs = theirs.filter(|known| sinks.contains(&known.plan.sink));
+            let reach = Reach::only(theirs.map(|known| known.plan.name.clone()));
             let until = OffsetDateTime::now_utc();
             self.harm
                 .done
                 .push(Disturbance::new(Cause::Retry, reach, from, until));
         }
-        Ok(())
     }
 
     /// Notes an agent that is not there although nothing was done to it.

@@ -33,7 +33,7 @@ use anyhow::Result;
 
 pub use self::{
     execute::Narrator,
-    generate::generate,
+    generate::{generate, generate_soak},
     plan::{Operation, Plan, Step},
     verdict::Verdict,
 };

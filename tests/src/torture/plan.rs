@@ -11,6 +11,8 @@ pub struct Plan {
     pub seed: u64,
     /// How long publishers and faults go on.
     pub seconds: u64,
+    /// Messages a second.
+    pub rate: u32,
     /// How many agents there are: `relay-1`, `relay-2`, …
     pub agents: usize,
     /// The pipelines from the beginning.
@@ -46,6 +48,10 @@ pub enum SinkKind {
     Topic,
     /// A topic with several.
     PartitionedTopic,
+    /// A stream of JetStream.
+    Stream,
+    /// An inbox in another database.
+    Inbox,
 }
 
 /// One operation and when it begins.
@@ -135,6 +141,10 @@ pub enum Operation {
     BrokersDown,
     /// They come back.
     BrokersUp,
+    /// SIGKILL to the server of the streams.
+    KillStreams,
+    /// Starts it again.
+    StartStreams,
     /// So often: a message with a lower id commits after one with a higher id, and its transaction
     /// is above every completed one when that is read.
     Overtake { outbox: String, times: usize },

@@ -10,7 +10,7 @@ use tide_sandbox::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{execute::Run, positions};
+use super::{execute::Run, harm::STREAMS, positions};
 
 /// How long nothing may change while something is missing, once all is well.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -79,6 +79,7 @@ impl Run<'_> {
             match cause {
                 Cause::Freeze => drop(self.thaw(&whom)?),
                 Cause::Partition => self.heal(&whom),
+                Cause::Retry if whom == STREAMS => self.streams_up().await?,
                 // The others are over as soon as they are done.
                 Cause::Retry | Cause::Crash | Cause::ServerRestart | Cause::LostSession => {
                     self.brokers_up()?;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use tide_catalog::schema;
 use tide_sandbox::{
     files::FileReader,
     history::{Arrivals, End, Limits, Stream},
@@ -50,6 +52,21 @@ impl Run<'_> {
                     .await?;
                 let change = json!({"batch_size": batch_size, "timeout_ms": 5_000});
                 self.fleet.reconfigure(name, change).await?;
+            }
+            SinkKind::Stream => {
+                let nats = self.sinks.streams()?;
+                let config = json!({"sink_type": "nats", "url": nats.url(), "subject": name, "batch_size": batch_size});
+                let tap = Tap::Nats(nats.reader(name));
+                nats.create_stream(name).await?;
+                self.fleet.add(name, outbox, config, tap).await?;
+            }
+            SinkKind::Inbox => {
+                let url = self.fleet.postgres.create_database(name).await?;
+                schema::migrate(&mut PgConnection::connect(&url).await?).await?;
+                let more = json!({"postgres_url": url, "batch_size": batch_size});
+                self.fleet
+                    .add_inbox_pipeline(name, outbox, &url, more)
+                    .await?;
             }
         }
         let known = Known {

@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tide_sandbox::{
+    brokers::Nats,
     history::{Cause, Disturbance, Reach},
     http::{Behaviour, Outcome, Receiver, Request},
     kafka::{MockKafka, Topic},
+    leftovers::Scratch,
 };
 
 use super::plan::{Plan, SinkKind};
@@ -21,23 +23,43 @@ const AT_BEST: Duration = Duration::from_millis(4);
 pub(super) struct Sinks {
     pub(super) receiver: Arc<Receiver>,
     pub(super) kafka: MockKafka,
+    /// If the plan has streams.
+    nats: Option<Nats>,
 }
 
 impl Sinks {
-    pub(super) async fn start(plan: &Plan) -> Result<Self> {
+    pub(super) async fn start(plan: &Plan, scratch: &Scratch) -> Result<Self> {
         let topics = plan.pipelines.iter().filter_map(|pipeline| {
             let partitions = match pipeline.sink {
                 SinkKind::Topic => 1,
                 SinkKind::PartitionedTopic => PARTITIONS,
-                SinkKind::File | SinkKind::Webhook | SinkKind::WebhookBatch => return None,
+                SinkKind::File
+                | SinkKind::Webhook
+                | SinkKind::WebhookBatch
+                | SinkKind::Stream
+                | SinkKind::Inbox => return None,
             };
             Some(Topic::new(pipeline.name.clone(), partitions))
         });
         let topics: Vec<Topic> = topics.collect();
+        let has_streams = plan
+            .pipelines
+            .iter()
+            .any(|pipeline| pipeline.sink == SinkKind::Stream);
         Ok(Self {
             receiver: Arc::new(Receiver::start().await?),
             kafka: MockKafka::start(&topics)?,
+            nats: if has_streams {
+                Some(Nats::start(scratch).await?)
+            } else {
+                None
+            },
         })
+    }
+
+    /// The server of the streams.
+    pub(super) fn streams(&mut self) -> Result<&mut Nats> {
+        self.nats.as_mut().context("the plan began without streams")
     }
 
     /// Answers after so long, or as soon as it can.

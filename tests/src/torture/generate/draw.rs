@@ -11,10 +11,27 @@ const OUTLASTS_LEASE: (u64, u64) = (2_200, 4_500);
 const BRIEF: (u64, u64) = (100, 1_200);
 
 /// Draws one kind of operation; nothing if it makes no sense now.
-type Draw = fn(&mut Generator) -> Option<()>;
+pub(super) type Draw = fn(&mut Generator) -> Option<()>;
 
-/// Kinds of operation and how often each is tried, relative to the others.
-const KINDS: [(u32, Draw); 24] = [
+/// A kind of operation and how often it is tried, relative to the others.
+pub(super) type Kind = (u32, Draw);
+
+/// What may happen on bad days in a well-kept house.
+pub(super) const BAD_DAYS: [Kind; 10] = [
+    (4, crash),
+    (2, freeze),
+    (2, terminate),
+    (2, drain),
+    (2, restart_postgres),
+    (1, stall_postgres),
+    (4, answer_late),
+    (4, misbehave),
+    (3, brokers_down),
+    (3, kill_streams),
+];
+
+/// What may happen at all.
+pub(super) const EVERYTHING: [Kind; 24] = [
     (6, crash),
     (4, freeze),
     (4, freeze_unheard),
@@ -44,10 +61,10 @@ const KINDS: [(u32, Draw); 24] = [
 impl Generator {
     /// Draws one operation; nothing if it makes no sense now.
     pub(super) fn operate(&mut self) {
-        let total: u32 = KINDS.iter().map(|(weight, _)| weight).sum();
+        let total: u32 = self.kinds.iter().map(|(weight, _)| weight).sum();
         let mut ticket = self.random.random_range(0..total);
-        for (weight, draw) in KINDS {
-            if ticket < weight {
+        for (weight, draw) in self.kinds {
+            if ticket < *weight {
                 draw(self);
                 return;
             }
@@ -406,6 +423,17 @@ fn brokers_down(generator: &mut Generator) -> Option<()> {
     generator.brokers_free_at = generator.now + lasting + 2_000;
     generator.then(0, Operation::BrokersDown);
     generator.then(lasting, Operation::BrokersUp);
+    Some(())
+}
+
+fn kill_streams(generator: &mut Generator) -> Option<()> {
+    if generator.streams_free_at > generator.now {
+        return None;
+    }
+    let lasting = generator.lasting(200, 5_000);
+    generator.streams_free_at = generator.now + lasting + 2_000;
+    generator.then(0, Operation::KillStreams);
+    generator.then(lasting, Operation::StartStreams);
     Some(())
 }
 

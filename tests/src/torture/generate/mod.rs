@@ -5,8 +5,11 @@
 
 mod draw;
 
+use std::ops::Range;
+
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
+use self::draw::Kind;
 use super::plan::{Operation, PipelinePlan, Plan, SinkKind, Step};
 
 /// Outboxes that publishers write to all the time.
@@ -18,9 +21,42 @@ const AGENTS: usize = 4;
 /// Before the first operation, and after the last.
 const CALM: u64 = 1_500;
 
-/// Draws a plan.
+/// What kind of run it is.
+struct Course {
+    pipelines: Vec<PipelinePlan>,
+    /// Messages a second.
+    rate: u32,
+    kinds: &'static [Kind],
+    /// Milliseconds from one operation to the next.
+    pause: Range<u64>,
+}
+
+/// Draws a plan in which everything happens, all the time, to few messages.
 pub fn generate(seed: u64, seconds: u64) -> Plan {
-    let mut generator = Generator::new(seed, seconds);
+    let course = Course {
+        pipelines: first_pipelines(),
+        rate: 120,
+        kinds: &draw::EVERYTHING,
+        pause: 150..1_400,
+    };
+    generate_course(seed, seconds, course)
+}
+
+/// Draws a plan with so many messages a second through four sinks, and what happens to sinks, agents
+/// and the server on bad days.
+pub fn generate_soak(seed: u64, seconds: u64, rate: u32) -> Plan {
+    let course = Course {
+        pipelines: soaked_pipelines(),
+        rate,
+        kinds: &draw::BAD_DAYS,
+        pause: 1_500..6_000,
+    };
+    generate_course(seed, seconds, course)
+}
+
+fn generate_course(seed: u64, seconds: u64, course: Course) -> Plan {
+    let Course { rate, pause, .. } = course;
+    let mut generator = Generator::new(seed, seconds, course.pipelines, course.kinds);
     let pipelines = generator
         .pipelines
         .iter()
@@ -28,7 +64,7 @@ pub fn generate(seed: u64, seconds: u64) -> Plan {
         .collect();
     while generator.now + CALM < seconds * 1_000 {
         generator.operate();
-        generator.now += generator.random.random_range(150..1_400);
+        generator.now += generator.random.random_range(pause.clone());
     }
     let mut steps = generator.steps;
     steps.retain(|step| step.at < seconds * 1_000);
@@ -37,6 +73,7 @@ pub fn generate(seed: u64, seconds: u64) -> Plan {
     Plan {
         seed,
         seconds,
+        rate,
         agents: AGENTS,
         pipelines,
         steps,
@@ -53,7 +90,9 @@ struct Generator {
     postgres_free_at: u64,
     control_plane_free_at: u64,
     brokers_free_at: u64,
+    streams_free_at: u64,
     rebalance_free_at: u64,
+    kinds: &'static [Kind],
     steps: Vec<Step>,
 }
 
@@ -78,7 +117,7 @@ struct PipelineState {
 }
 
 impl Generator {
-    fn new(seed: u64, seconds: u64) -> Self {
+    fn new(seed: u64, seconds: u64, pipelines: Vec<PipelinePlan>, kinds: &'static [Kind]) -> Self {
         let agents = (1..=AGENTS).map(|number| AgentState {
             name: format!("relay-{number}"),
             free_at: 0,
@@ -89,7 +128,7 @@ impl Generator {
             now: CALM,
             end: seconds * 1_000,
             agents: agents.collect(),
-            pipelines: first_pipelines()
+            pipelines: pipelines
                 .into_iter()
                 .map(|plan| PipelineState::new(plan, 0))
                 .collect(),
@@ -97,7 +136,9 @@ impl Generator {
             postgres_free_at: 5_000,
             control_plane_free_at: 0,
             brokers_free_at: 0,
+            streams_free_at: 0,
             rebalance_free_at: 0,
+            kinds,
             steps: Vec::new(),
         }
     }
@@ -166,13 +207,27 @@ impl PipelineState {
     }
 }
 
-fn first_pipelines() -> Vec<PipelinePlan> {
-    let pipeline = |(name, outbox, sink, batch_size): (&str, &str, SinkKind, usize)| PipelinePlan {
+fn pipeline((name, outbox, sink, batch_size): (&str, &str, SinkKind, usize)) -> PipelinePlan {
+    PipelinePlan {
         name: name.to_owned(),
         outbox: outbox.to_owned(),
         sink,
         batch_size,
-    };
+    }
+}
+
+fn soaked_pipelines() -> Vec<PipelinePlan> {
+    [
+        ("hook", BUSY[0], SinkKind::WebhookBatch, 500),
+        ("topic", BUSY[0], SinkKind::Topic, 500),
+        ("stream", BUSY[0], SinkKind::Stream, 500),
+        ("inbox", BUSY[0], SinkKind::Inbox, 500),
+    ]
+    .map(pipeline)
+    .into()
+}
+
+fn first_pipelines() -> Vec<PipelinePlan> {
     [
         ("file-1", BUSY[0], SinkKind::File, 20),
         ("file-2", BUSY[1], SinkKind::File, 100),

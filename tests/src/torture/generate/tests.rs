@@ -1,6 +1,6 @@
 //! Whatever is drawn makes sense.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -79,6 +79,7 @@ proptest! {
     #[test]
     fn every_plan_makes_sense(seed in any::<u64>(), seconds in 5..400_u64) {
         sound(&generate(seed, seconds))?;
+        sound(&generate_soak(seed, seconds, 2_000))?;
     }
 
     #[test]
@@ -96,14 +97,24 @@ fn the_same_seed_draws_the_same_plan() {
 
 #[test]
 fn a_long_plan_does_everything() {
-    let plan = generate(7, 1_000);
-    let mut kinds: Vec<String> = plan
-        .steps
+    assert_eq!(kinds(&generate(7, 1_000)).len(), 32);
+    let kinds = kinds(&generate_soak(7, 1_000, 2_000));
+    for kind in [
+        "crash",
+        "restart_postgres",
+        "answer_late",
+        "refuse",
+        "brokers_down",
+        "kill_streams",
+    ] {
+        assert!(kinds.contains(kind), "{kind}: {kinds:?}");
+    }
+}
+
+fn kinds(plan: &Plan) -> BTreeSet<String> {
+    plan.steps
         .iter()
         .map(|step| step.operation.to_string())
         .filter_map(|text| text.split(' ').next().map(ToOwned::to_owned))
-        .collect();
-    kinds.sort();
-    kinds.dedup();
-    assert_eq!(kinds.len(), 32, "{kinds:?}");
+        .collect()
 }
