@@ -20,7 +20,7 @@ use super::{
     ahead::{Found, ReadAhead},
     debug, info, warn,
 };
-use crate::{metrics as names, sink::deliver};
+use crate::{boot_clock::Moment, metrics as names, sink::deliver};
 
 /// One worker's delivering half.
 pub(super) struct Delivery<'a, S> {
@@ -82,6 +82,9 @@ pub(super) enum Note<'a> {
     /// The receiver wants no more, in these words.
     Gone(&'a str),
 }
+
+/// The trust window closed in the middle of a batch, after so many messages of it.
+struct Lapse(usize);
 
 /// How far an interrupted page got.
 pub(super) struct Broken {
@@ -238,16 +241,17 @@ impl<S: Sink> Delivery<'_, S> {
             let started = Instant::now();
             let outcome = tokio::select! {
                 biased;
-                () = self.status.trust.lapsed() => {
-                    self.lapsed();
-                    let done = progress.delivered();
+                () = self.status.trust.lapsed() => Err(Lapse(progress.delivered())),
+                () = self.status.positions.fenced() => return Err(broken(Interrupt::Fenced)),
+                outcome = deliver(self.sink, self.context, &batch) => self.in_time(outcome),
+            };
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(Lapse(done)) => {
+                    self.lapsed(&progress, done, meters);
                     delivered += done;
-                    self.stored = self.sink.stores_positions() && progress.sent(done) > 0;
-                    meters.filtered(done - progress.sent(done));
                     continue;
                 }
-                () = self.status.positions.fenced() => return Err(broken(Interrupt::Fenced)),
-                outcome = deliver(self.sink, self.context, &batch) => outcome,
             };
             self.pace.give_back(progress.spared(batch.messages.len()));
             let error = match outcome {
@@ -324,7 +328,18 @@ impl<S: Sink> Delivery<'_, S> {
         }
     }
 
-    fn lapsed(&mut self) {
+    /// What came of an attempt, unless it failed when the window was closed already: whatever it says
+    /// then, it may have been given up, or not begun, for that alone.
+    fn in_time(&self, outcome: Result<(), SinkError>) -> Result<Result<(), SinkError>, Lapse> {
+        match outcome {
+            Err(SinkError::Fenced { .. }) | Ok(()) => Ok(outcome),
+            Err(_) if self.status.trust.is_open(Moment::now()) => Ok(outcome),
+            Err(error) => Err(Lapse(error.delivered())),
+        }
+    }
+
+    /// Says that publishing is paused, after the first `done` messages of a batch.
+    fn lapsed(&mut self, progress: &Progress, done: usize, meters: &Meters) {
         counter!(names::TRUST_LAPSES).increment(1);
         let reason = "the server has not confirmed our locks";
         if self
@@ -334,6 +349,9 @@ impl<S: Sink> Delivery<'_, S> {
         {
             warn!(pipeline.id = %self.context.pipeline, "publishing paused: {reason}");
         }
+        let sent = progress.sent(done);
+        self.stored = self.sink.stores_positions() && sent > 0;
+        meters.filtered(done - sent);
     }
 
     /// What is to be known about the first `delivered` messages before we may go.
