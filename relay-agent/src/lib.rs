@@ -46,6 +46,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tide_catalog::{CatalogError, listener::Notice, rights, schema};
@@ -56,7 +57,10 @@ use tide_daemon::{
     metrics::Metrics,
 };
 use tide_model::{AgentName, Incarnation};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -79,6 +83,8 @@ use crate::{
 /// Sessions for reading, storing and looking around: with the others that the diagram names, no
 /// agent has more than eight, even if it is the janitor.
 const POOL: u32 = 3;
+/// How long to wait for the listening session before we join without it.
+const LISTENING: Duration = Duration::from_secs(2);
 
 /// Runs the agent until it is told to stop, and says how that went.
 pub async fn run(config: Config) -> Result<Exit, Failure> {
@@ -125,6 +131,9 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         stop: CancellationToken::new(),
     };
     let reporter = reporter(helpers.stop.clone());
+    if !config.discovery_only {
+        listen(&helpers, &config, ends.notices).await;
+    }
     let coordinator = Coordinator::start(parts).await.map_err(start_failure)?;
     info!(agent = %config.name, group = %config.group, address = %address, "agent started");
 
@@ -159,8 +168,6 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     if config.discovery_only {
         info!(interval = ?config.discovery_interval, "looking at intervals only");
     } else {
-        let listener = notices::run(config.server.clone(), ends.notices);
-        helpers.drop_at_stop("listener", listener);
         let watch = crash_watch::run(config.server.clone(), group, ends.neighbour, ends.gone);
         helpers.drop_at_stop("crash watch", watch);
     }
@@ -180,6 +187,15 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     pool.close().await;
     info!(?exit, "agent stopped");
     Ok(exit)
+}
+
+/// Others speak to us from the moment that we have joined: listen before.
+async fn listen(helpers: &Helpers, config: &Config, notices: mpsc::Sender<Notice>) {
+    let listening = CancellationToken::new();
+    let listener = notices::run(config.server.clone(), notices, listening.clone());
+    helpers.drop_at_stop("listener", listener);
+    // It is tried again for as long as it takes; so long do we wait.
+    drop(timeout(LISTENING, listening.cancelled()).await);
 }
 
 async fn bind(address: SocketAddr) -> Result<HttpServer, Failure> {

@@ -8,10 +8,15 @@ use tide_catalog::{
 };
 use tide_daemon::backoff::Backoff;
 use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Runs until nobody is interested.
-pub(crate) async fn run(server: Server, notices: mpsc::Sender<Notice>) {
+/// Runs until nobody is interested; `listening` is cancelled as soon as nothing more is missed.
+pub(crate) async fn run(
+    server: Server,
+    notices: mpsc::Sender<Notice>,
+    listening: CancellationToken,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     let mut failing = false;
     loop {
@@ -21,6 +26,7 @@ pub(crate) async fn run(server: Server, notices: mpsc::Sender<Notice>) {
                     info!("listening for changes again");
                 }
                 failing = false;
+                listening.cancel();
                 // Whatever was said while nobody listened is found by looking.
                 if notices.send(Notice::Reconnected).await.is_err() {
                     return;

@@ -128,8 +128,9 @@ async fn an_agent_is_no_larger_for_the_size_of_a_backlog() -> Result<()> {
 async fn a_replay_of_large_letters_holds_a_few_of_them_at_a_time() -> Result<()> {
     const COUNT: usize = 100;
     // GIVEN more letters than an agent may hold
-    let mut fleet = Fleet::start(FleetOptions::agents(0)).await?;
+    let mut fleet = Fleet::start(FleetOptions::agents(1)).await?;
     fleet.add_file_pipeline("file", "events").await?;
+    fleet.wait_until_running().await?;
     sqlx::query(
         "INSERT INTO tide.relay_dlq (relay_group_id, pipeline, outbox, message_id, event_id, key, headers, payload, error, attempts, epoch)
          SELECT 'default', 'file', 'events', n, gen_random_uuid(), 'key-' || n % 3, '{}', to_jsonb(repeat(chr(97 + n % 26), $2)), 'no', 1, 1
@@ -139,11 +140,10 @@ async fn a_replay_of_large_letters_holds_a_few_of_them_at_a_time() -> Result<()>
     .bind(MIB as i32)
     .execute(fleet.pool())
     .await?;
+    // WHEN they are delivered again THEN a few are on their way at a time
     sqlx::query("SELECT tide.dlq_replay()")
         .execute(fleet.pool())
         .await?;
-    // WHEN they are delivered again THEN a few are on their way at a time
-    fleet.start_agent("relay-1").await?;
     for left in [COUNT * 2 / 3, COUNT / 3, 0] {
         let sql = format!("SELECT count(*) <= {left} FROM tide.relay_dlq");
         fleet
