@@ -5,8 +5,10 @@
 //! nobody but itself. A position that the catalog refuses means fenced.
 //!
 //! Positions are stored every [`PACE`] at most while nobody waits for one, because a store costs the
-//! server as much as reading some hundred messages. A crash repeats what was delivered since, so no
-//! pipeline delivers more than [`MOST_UNSTORED`] batches before a store begins.
+//! server as much as reading some hundred messages, and leaves a dead row for each pipeline, which
+//! stays as long as the oldest transaction anywhere and is walked over by every store after it. A
+//! crash repeats what was delivered since, so no pipeline delivers more than [`MOST_UNSTORED`] full
+//! batches before a store begins.
 
 use std::{
     collections::BTreeMap,
@@ -33,9 +35,9 @@ use crate::metrics;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The least time from one store to the next, unless somebody waits for it.
-const PACE: Duration = Duration::from_millis(10);
+const PACE: Duration = Duration::from_millis(50);
 
-/// Positions that a worker may leave before one is stored at once.
+/// Full batches that a worker may deliver before a position is stored at once.
 const MOST_UNSTORED: u64 = 3;
 
 /// How far a worker's positions are stored.
@@ -69,19 +71,22 @@ pub(crate) struct Positions {
     committer: CommitterHandle,
     pipeline: UnitName,
     epoch: Epoch,
+    /// Counts the messages that were passed, and the positions that passed none.
     number: u64,
+    most_unstored: u64,
     stored: watch::Sender<Stored>,
 }
 
 impl CommitterHandle {
-    /// A line for one pipeline under one epoch.
-    pub(crate) fn positions(&self, pipeline: UnitName, epoch: Epoch) -> Positions {
+    /// A line for one pipeline under one epoch, whose batches have so many messages at most.
+    pub(crate) fn positions(&self, pipeline: UnitName, epoch: Epoch, batch: usize) -> Positions {
         let (stored, _) = watch::channel(Stored::UpTo(0));
         Positions {
             committer: self.clone(),
             pipeline,
             epoch,
             number: 0,
+            most_unstored: MOST_UNSTORED * batch as u64,
             stored,
         }
     }
@@ -192,12 +197,13 @@ async fn store(
 }
 
 impl Positions {
-    /// Leaves a position to be stored; it replaces an older one that is not stored yet.
-    pub(crate) fn advance(&mut self, cursor: Cursor) -> Result<(), Fenced> {
+    /// Leaves a position to be stored, so many messages after the one before; it replaces an older
+    /// one that is not stored yet.
+    pub(crate) fn advance(&mut self, cursor: Cursor, messages: usize) -> Result<(), Fenced> {
         let Stored::UpTo(stored) = *self.stored.borrow() else {
             return Err(Fenced);
         };
-        self.number += 1;
+        self.number += messages.max(1) as u64;
         let advance = Advance {
             pipeline: self.pipeline.clone(),
             epoch: self.epoch,
@@ -208,7 +214,7 @@ impl Positions {
             (advance, self.number, self.stored.clone()),
         );
         self.committer.left.notify_one();
-        if self.number - stored >= MOST_UNSTORED {
+        if self.number - stored >= self.most_unstored {
             self.committer.awaited.notify_one();
         }
         Ok(())

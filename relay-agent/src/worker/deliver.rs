@@ -30,6 +30,8 @@ pub(super) struct Delivery<'a, S> {
     pub(super) sink: &'a mut S,
     /// Whether the sink has stored the position after what was delivered last.
     pub(super) stored: bool,
+    /// Messages of the page at hand whose position was left to be stored.
+    pub(super) told: usize,
     pub(super) pace: Pace,
     pub(super) replaying: Replaying,
     pub(super) parking: Parking,
@@ -99,6 +101,7 @@ impl<S: Sink> Delivery<'_, S> {
         self.look_up_parked().await?;
         loop {
             let page = self.next_page(ahead, &meters).await?;
+            self.told = 0;
             self.status
                 .gauge
                 .waits_since(page.messages.first().map(|message| message.created_at));
@@ -124,10 +127,11 @@ impl<S: Sink> Delivery<'_, S> {
             return Ok(());
         };
         self.status.gauge.delivered(position.high);
+        let messages = delivered.saturating_sub(std::mem::replace(&mut self.told, delivered));
         if stored {
             return Ok(());
         }
-        self.status.positions.advance(position)?;
+        self.status.positions.advance(position, messages)?;
         self.stored_by_others().await
     }
 
@@ -170,7 +174,7 @@ impl<S: Sink> Delivery<'_, S> {
                     self.status.recovered(self.context);
                     if let Some(position) = stepped_over {
                         self.status.gauge.delivered(position.high);
-                        self.status.positions.advance(position)?;
+                        self.status.positions.advance(position, 0)?;
                         self.stored_by_others().await?;
                     }
                 }

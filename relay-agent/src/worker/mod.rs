@@ -122,7 +122,8 @@ pub(crate) async fn run(
 ) -> WorkerEnd {
     let pipeline = grant.claim.pipeline.clone();
     let epoch = grant.claim.epoch;
-    let positions = services.committer.positions(pipeline.clone(), epoch);
+    let batch = runnable.spec.as_ref().map_or(1, |spec| spec.batch_size);
+    let positions = services.committer.positions(pipeline.clone(), epoch, batch);
     let status = Status {
         gauge,
         positions,
@@ -222,6 +223,7 @@ async fn run_with<S: Sink>(
         status,
         sink: &mut sink,
         stored: false,
+        told: 0,
         pace: Pace::new(&spec.policy, context),
         replaying: Replaying::default(),
         parking: Parking::new(&spec.policy, context),
