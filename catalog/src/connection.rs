@@ -99,10 +99,11 @@ impl Server {
             .connect_lazy_with(self.options.clone())
     }
 
-    /// Refuses what Tide cannot work with: unknown server versions, standbys, transaction poolers.
+    /// Refuses what Tide cannot work with: unknown server versions, standbys, encodings that are not
+    /// UTF-8, transaction poolers.
     pub async fn check(&self) -> Result<(), CatalogError> {
         let mut connection = self.connect().await?;
-        let (version, standby): (i32, bool) = simple_row(&mut connection).await?;
+        let (version, standby, encoding) = simple_row(&mut connection).await?;
         if !(140_000..190_000).contains(&version) {
             return Err(CatalogError::ServerVersion(format!(
                 "{}.{}",
@@ -112,6 +113,9 @@ impl Server {
         }
         if standby {
             return Err(CatalogError::Standby);
+        }
+        if encoding != "UTF8" {
+            return Err(CatalogError::Encoding(encoding));
         }
         self.refuse_pooler(connection).await
     }
@@ -173,16 +177,18 @@ async fn backend_pid(connection: &mut PgConnection) -> Result<i32, CatalogError>
     row.try_get(0).doing("checking for a pooler")
 }
 
-async fn simple_row(connection: &mut PgConnection) -> Result<(i32, bool), CatalogError> {
+/// Version, whether it is in recovery, and the database's encoding.
+async fn simple_row(connection: &mut PgConnection) -> Result<(i32, bool, String), CatalogError> {
     use sqlx::{Executor, Row};
     let row = connection
         .fetch_one(sqlx::raw_sql(
-            "SELECT current_setting('server_version_num')::int4, pg_is_in_recovery()",
+            "SELECT current_setting('server_version_num')::int4, pg_is_in_recovery(), current_setting('server_encoding')",
         ))
         .await
         .doing("checking the server")?;
     Ok((
         row.try_get(0).doing("checking the server")?,
         row.try_get(1).doing("checking the server")?,
+        row.try_get(2).doing("checking the server")?,
     ))
 }

@@ -2,6 +2,9 @@
 
 use std::{borrow::Cow, error::Error as _};
 
+/// What to do about a database that is not encoded in UTF-8.
+pub const ENCODING_HINT: &str = "make a database WITH ENCODING 'UTF8' TEMPLATE template0, and restore a dump of this one into it";
+
 /// A catalog operation that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
@@ -28,6 +31,11 @@ pub enum CatalogError {
     /// The server is too old or too new.
     #[error("PostgreSQL {0} is not supported")]
     ServerVersion(String),
+    /// Its texts need not be UTF-8.
+    #[error(
+        "the database is encoded in {0}: a message in it need not be a text that a sink can be sent"
+    )]
+    Encoding(String),
     /// The user may not do what it has to do.
     #[error("permission denied: user {user} lacks {}", .missing.join(", "))]
     Rights {
@@ -124,6 +132,7 @@ impl CatalogError {
                 "point --postgres-url at the primary (target_session_attrs=read-write)"
             }
             Self::ServerVersion(_) => "use PostgreSQL 14 to 18",
+            Self::Encoding(_) => ENCODING_HINT,
             Self::Missing => "install it with: tidectl migrate --postgres-url URL",
             Self::Older { .. } => "upgrade it with: tidectl migrate --postgres-url URL",
             Self::Newer { .. } => "upgrade this binary; the catalog was migrated by a newer one",

@@ -43,5 +43,5 @@ pub mod preflight;
 pub mod rights;
 pub mod schema;
 
-pub use error::CatalogError;
+pub use error::{CatalogError, ENCODING_HINT};
 pub use sqlx::{PgConnection, PgPool};

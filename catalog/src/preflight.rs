@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::{CatalogError, connection::Server, error::Doing};
 
 /// The settings that are read, in their base units as `pg_settings` has them.
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 13] = [
     "autovacuum",
     "default_transaction_read_only",
     "fsync",
@@ -18,6 +18,7 @@ const SETTINGS: [&str; 12] = [
     "max_locks_per_transaction",
     "max_prepared_transactions",
     "reserved_connections",
+    "server_encoding",
     "server_version",
     "superuser_reserved_connections",
     "synchronous_commit",

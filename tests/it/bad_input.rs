@@ -168,6 +168,25 @@ async fn a_transaction_pooler_is_noticed_and_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_database_whose_texts_may_be_anything_is_refused() -> Result<()> {
+    // GIVEN a database that takes bytes which are no text, in a key for example
+    let catalog = Catalog::install().await?;
+    execute(
+        &mut catalog.connect().await?,
+        "CREATE DATABASE bytes WITH ENCODING 'SQL_ASCII' TEMPLATE template0",
+    )
+    .await?;
+    let url = catalog.postgres.url("bytes");
+    // WHEN it is to hold messages THEN it is refused, before there is one
+    let (says, hint) = ("is encoded in SQL_ASCII", "ENCODING 'UTF8'");
+    agent(&url, &[]).await?.explains(1, says, hint)?;
+    let environment = [("TIDE_POSTGRES_URL", &*url)];
+    run("tidectl", &["migrate"], &environment, AT_ONCE)
+        .await?
+        .explains(1, says, hint)
+}
+
+#[tokio::test]
 async fn a_standby_server_is_refused() -> Result<()> {
     let catalog = Catalog::install().await?;
     let standby = Postgres::start_standby(&catalog.postgres).await?;

@@ -1,5 +1,7 @@
 //! Whether it is a database that Tide can work with, and whether this user may.
 
+use tide_catalog::ENCODING_HINT;
+
 use super::unknown;
 use crate::{
     args::Part,
@@ -39,6 +41,14 @@ pub(super) fn judge(label: &str, database: &Asked<Database>) -> Vec<Finding> {
             } else {
                 let detail = format!("PostgreSQL {version} is not supported");
                 Finding::fail("database.version", detail, "use PostgreSQL 14 to 18")
+            });
+            let encoding = setting("server_encoding");
+            findings.push(if encoding == "UTF8" {
+                Finding::ok("database.encoding", encoding)
+            } else {
+                let detail =
+                    format!("{encoding}: a message need not be a text that a sink can be sent");
+                Finding::fail("database.encoding", detail, ENCODING_HINT)
             });
             findings.push(if facts.state.standby {
                 Finding::fail(

@@ -29,6 +29,7 @@ const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
 fn sound() -> Facts {
     let settings = [
+        ("server_encoding", "UTF8"),
         ("server_version", "17.4"),
         ("max_connections", "100"),
         ("superuser_reserved_connections", "3"),
@@ -227,6 +228,9 @@ const TROUBLES: &[(&str, Status, Change)] = &[
     }),
     ("database.version", Status::Fail, |f| {
         state(f).state.version = 190_000;
+    }),
+    ("database.encoding", Status::Fail, |f| {
+        set(f, "server_encoding", "SQL_ASCII");
     }),
     ("database.primary", Status::Fail, |f| {
         state(f).state.standby = true;
