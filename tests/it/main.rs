@@ -3,6 +3,7 @@
 mod access;
 mod bad_days;
 mod bad_input;
+mod bundle;
 mod crash_watch;
 mod cursor;
 mod dead_letters;
@@ -29,6 +30,7 @@ mod scale;
 mod seeds;
 mod sessions;
 mod shards;
+mod shell;
 mod sinks;
 mod sources;
 mod stranger;

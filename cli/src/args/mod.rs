@@ -3,6 +3,7 @@
 //! One file a verb family. A new command is a variant of [`Command`], its arguments, and a module
 //! in `commands`.
 
+mod bundle;
 mod catalog;
 mod context;
 mod doctor;
@@ -16,10 +17,13 @@ pub mod moment;
 mod operation;
 mod wait;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 pub use self::wait::{InvalidSubject, WaitForArgs, WaitSubject};
 pub use self::{
+    bundle::{BundleCommand, CollectArgs},
     catalog::{
         ApplyArgs, InboxCommand, MigrateArgs, OutboxCommand, PipelineCommand, PublishArgs,
         RewindArgs, StatusArgs, TestArgs,
@@ -117,6 +121,9 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Show who did what, when and why; and who took over from whom
     Events(EventsArgs),
+    /// Gather what every view says into one archive, for whoever is to help
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Give fleets names, and choose one
     #[command(subcommand)]
     Context(ContextCommand),
@@ -130,6 +137,12 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print the manual page, or write the pages of all commands
+    Man {
+        /// Write a page for each command to this folder; it is made if it is missing
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
     /// Print the version
     Version,
 }
@@ -141,6 +154,7 @@ impl Command {
             self,
             Self::Context(_)
                 | Self::Completion { .. }
+                | Self::Man { .. }
                 | Self::Version
                 | Self::Dev(_)
                 | Self::DevBroker(_)

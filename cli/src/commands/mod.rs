@@ -2,6 +2,7 @@
 //! the model or the catalog could decide.
 
 mod agent;
+mod bundle;
 mod catalog;
 mod context;
 pub(crate) mod dev;
@@ -22,6 +23,8 @@ mod pipeline;
 mod rebalance;
 mod status;
 mod wait;
+
+use std::{fs, path::Path};
 
 use clap::CommandFactory as _;
 use serde_json::json;
@@ -57,10 +60,12 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit, Cli
         Command::Locks(command) => locks::run(context, command).await,
         Command::Explain(args) => explain::run(context, &args).await,
         Command::Events(args) => events::run(context, args).await,
+        Command::Bundle(command) => bundle::run(context, command).await,
         Command::Context(command) => self::context::run(context, command),
         Command::Dev(args) => Box::pin(dev::run(context, &args)).await,
         Command::DevBroker(args) => dev::run_broker(&args).await,
         Command::Completion { shell } => completion(context, shell),
+        Command::Man { directory } => man(context, directory.as_deref()),
         Command::Version => version(context),
     }
 }
@@ -69,6 +74,24 @@ fn completion(context: &Context, shell: clap_complete::Shell) -> Result<Exit, Cl
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "tidectl", &mut script);
     context.screen.raw(&script)?;
+    Ok(Exit::Done)
+}
+
+fn man(context: &Context, directory: Option<&Path>) -> Result<Exit, CliError> {
+    let Some(directory) = directory else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Cli::command())
+            .render(&mut page)
+            .map_err(|error| CliError::io("write the manual page", error))?;
+        context.screen.raw(&page)?;
+        return Ok(Exit::Done);
+    };
+    fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))
+        .map_err(|error| {
+            let doing = format!("write the manual pages to {}", directory.display());
+            CliError::io(doing, error)
+        })?;
     Ok(Exit::Done)
 }
 

@@ -9,6 +9,7 @@ pub mod views;
 use std::{
     fmt::{Display, Write as _},
     io::{self, ErrorKind, IsTerminal as _, Write as _},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::Serialize;
@@ -29,6 +30,23 @@ pub struct Screen {
     style: Style,
     stdout_is_terminal: bool,
     stderr_is_terminal: bool,
+    paper: Option<Paper>,
+}
+
+/// Takes what would have gone to stdout. Clones are the same paper.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Paper {
+    /// What was written.
+    pub(crate) fn read(&self) -> Vec<u8> {
+        self.text().clone()
+    }
+
+    fn text(&self) -> MutexGuard<'_, Vec<u8>> {
+        // Nothing panics while holding it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Screen {
@@ -47,7 +65,21 @@ impl Screen {
             },
             stdout_is_terminal,
             stderr_is_terminal: io::stderr().is_terminal(),
+            paper: None,
         }
+    }
+
+    /// Paper, and a screen that writes data onto it as JSON and says nothing to anybody.
+    pub(crate) fn onto_paper() -> (Self, Paper) {
+        let paper = Paper::default();
+        let screen = Self {
+            format: OutputFormat::Json,
+            style: Style::plain(),
+            stdout_is_terminal: false,
+            stderr_is_terminal: false,
+            paper: Some(paper.clone()),
+        };
+        (screen, paper)
     }
 
     /// How text looks on stdout.
@@ -87,7 +119,7 @@ impl Screen {
             OutputFormat::Yaml => yaml(data)?,
             OutputFormat::Ndjson => lines(data)?,
         };
-        write_stdout(&ended(printed))
+        self.raw(ended(printed).as_bytes())
     }
 
     /// Prints one of many: JSON on one line, YAML as one document.
@@ -101,24 +133,31 @@ impl Screen {
             OutputFormat::Json | OutputFormat::Ndjson => json(data, serde_json::to_string)?,
             OutputFormat::Yaml => format!("---\n{}", yaml(data)?),
         };
-        write_stdout(&ended(printed))
+        self.raw(ended(printed).as_bytes())
     }
 
     /// Draws over what stands on the terminal.
     pub fn redraw(&self, text: &str) -> Result<(), CliError> {
         // Home, then clear each line's rest and everything below: nothing flickers.
         let lines = text.trim_end().replace('\n', "\x1b[K\n");
-        write_stdout(&format!("\x1b[H{lines}\x1b[K\n\x1b[J"))
+        self.raw(format!("\x1b[H{lines}\x1b[K\n\x1b[J").as_bytes())
     }
 
     /// Prints raw bytes, such as a script.
     pub fn raw(&self, bytes: &[u8]) -> Result<(), CliError> {
-        closed(io::stdout().write_all(bytes))
+        if let Some(paper) = &self.paper {
+            paper.text().extend_from_slice(bytes);
+            return Ok(());
+        }
+        let mut stdout = io::stdout();
+        closed(stdout.write_all(bytes).and_then(|()| stdout.flush()))
     }
 
     /// Says something on stderr. If nobody can hear it, nothing is lost.
     pub fn say(&self, line: impl Display) {
-        let _ = writeln!(io::stderr(), "{line}");
+        if self.paper.is_none() {
+            let _ = writeln!(io::stderr(), "{line}");
+        }
     }
 
     /// Rewrites the last line of stderr, if a person looks at it; empty clears it.
@@ -176,15 +215,6 @@ fn ended(mut text: String) -> String {
         text.push('\n');
     }
     text
-}
-
-fn write_stdout(text: &str) -> Result<(), CliError> {
-    let mut stdout = io::stdout();
-    closed(
-        stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush()),
-    )
 }
 
 /// `tidectl … | head` closes the pipe when it has seen enough, and that is no failure of ours.
