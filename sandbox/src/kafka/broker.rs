@@ -9,6 +9,7 @@ use std::{
 use rdkafka::{
     ClientConfig,
     producer::{BaseProducer, Producer as _},
+    types::RDKafkaRespErr,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -72,6 +73,18 @@ impl MockKafka {
     pub fn delay(&self, delay: Duration) -> Result<(), KafkaError> {
         self.mock()
             .broker_round_trip_time(-1, delay)
+            .map_err(KafkaError::Switch)
+    }
+
+    /// Answers as if a topic were not there, or as it is again.
+    pub fn hide(&self, topic: &str, hidden: bool) -> Result<(), KafkaError> {
+        let answer = if hidden {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+        } else {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+        };
+        self.mock()
+            .topic_error(topic, answer)
             .map_err(KafkaError::Switch)
     }
 

@@ -15,7 +15,7 @@ struct KafkaBench {
     reader: TopicReader,
 }
 
-const TOPICS: [&str; 4] = ["ordered", "crashed", "restarted", "frozen"];
+const TOPICS: [&str; 5] = ["ordered", "crashed", "restarted", "frozen", "missing"];
 
 impl Bench for KafkaBench {
     const KIND: &'static str = "kafka";
@@ -32,8 +32,13 @@ impl Bench for KafkaBench {
         json!({"brokers": self.kafka.bootstrap(), "topic": place})
     }
 
-    async fn create(&mut self, _: &str) -> Result<()> {
-        Ok(())
+    async fn create(&mut self, place: &str) -> Result<()> {
+        Ok(self.kafka.hide(place, false)?)
+    }
+
+    async fn spoil(&mut self, place: &str) -> Result<&'static str> {
+        self.kafka.hide(place, true)?;
+        Ok("Unknown topic or partition")
     }
 
     async fn deliveries(&mut self, place: &str) -> Result<Vec<Delivery>> {
@@ -77,4 +82,9 @@ async fn loses_nothing_to_a_restart() -> Result<()> {
 #[tokio::test]
 async fn stops_in_time_though_no_broker_answers() -> Result<()> {
     contract::stops_in_time_though_the_sink_is_frozen(&mut bench().await?.0).await
+}
+
+#[tokio::test]
+async fn names_the_missing_topic_and_heals() -> Result<()> {
+    contract::names_what_is_missing_and_heals(&mut bench().await?.0).await
 }

@@ -18,8 +18,8 @@ use tracing::debug;
 use super::{Named, Settings, SinkError, judge::judge};
 use crate::sink::secret;
 
-/// So long a topic that messages name may be unknown, in milliseconds: one that was just created is
-/// for a moment.
+/// So long a topic may be unknown, in milliseconds, as one that was just created is for a moment: then
+/// it is missing. The default is half a minute in which nobody would know what is wrong.
 const UNKNOWN_TOPIC: &str = "5000";
 /// How long one question about the topic may take.
 const METADATA: Duration = Duration::from_secs(1);
@@ -37,11 +37,8 @@ impl Connection {
         config
             .set("client.id", "tide-agent")
             .set("linger.ms", "1")
-            .set("compression.type", "none");
-        if settings.topic.contains("{{") {
-            // What one message names must not hold up the others for as long as the default is.
-            config.set("topic.metadata.propagation.max.ms", UNKNOWN_TOPIC);
-        }
+            .set("compression.type", "none")
+            .set("topic.metadata.propagation.max.ms", UNKNOWN_TOPIC);
         for (name, value) in &settings.properties {
             config.set(name, secret::resolve(&format!("properties.{name}"), value)?);
         }
@@ -66,9 +63,10 @@ impl Connection {
         })
     }
 
-    /// Waits until a broker is connected, the topic's partitions, if there is one topic, are known and the producer has its
-    /// id. librdkafka looks twice a second whether it can ask for one, which is most of what a
-    /// fresh producer takes until its first message. Nothing is written, and no topic is created.
+    /// Waits until a broker is connected, the topic's partitions, if there is one topic, are known
+    /// and the producer has its id. librdkafka looks twice a second whether it can ask for one, which
+    /// is most of what a fresh producer takes until its first message. Nothing is written, and no
+    /// topic is created.
     pub(super) async fn made_ready(&self, topic: Option<&str>) -> Result<(), SinkError> {
         let (producer, topic) = (self.producer.clone(), topic.map(ToOwned::to_owned));
         let asked = spawn_blocking(move || {
