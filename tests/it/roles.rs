@@ -12,7 +12,7 @@ use tide_catalog::{
     outboxes::{NewMessage, outbox_create, outbox_drop, outbox_publish, outbox_status},
     pipelines::{pipeline_delete, pipeline_disable, pipeline_enable, pipeline_set},
 };
-use tide_model::{hold::DrainTerms, operation::Move};
+use tide_model::{PipelineState, hold::DrainTerms, operation::Move};
 use tide_sandbox::{
     http::{Behaviour, Receiver},
     postgres::{Auth, PostgresOptions},
@@ -293,4 +293,46 @@ async fn a_login_without_rights_is_told_which_it_needs() -> Result<()> {
     )
     .await?;
     refused.explains(1, "permission denied", "GRANT tide_relay TO")
+}
+
+#[tokio::test]
+async fn rights_that_are_taken_away_stop_one_pipeline_until_they_are_back() -> Result<()> {
+    // GIVEN an agent with the rights that it needs, and two pipelines
+    let mut fleet = with_users().await?;
+    fleet.add_file_pipeline("neighbour", "others").await?;
+    let spec = fleet.spec("relay-1").at(&url(&fleet, "agent"));
+    fleet.start_as(spec).await?;
+    fleet.wait_until_running().await?;
+    let mut connection = fleet.connection().await?;
+    publish(&mut connection, &fleet.drafts.draw("events", "k")).await?;
+    fleet.wait_for_deliveries("file", 1).await?;
+    // WHEN somebody takes away the right to read one of the outboxes
+    execute(
+        &mut connection,
+        "REVOKE SELECT ON tide.outbox_events FROM tide_relay",
+    )
+    .await?;
+    publish(&mut connection, &fleet.drafts.draw("events", "k")).await?;
+    // THEN its pipeline says what is wrong and since when
+    let row = fleet
+        .wait_for_state("file", PipelineState::Retrying)
+        .await?;
+    let reason = row.state_reason.unwrap_or_default();
+    ensure!(
+        reason.contains("permission denied for table outbox_events"),
+        "{reason}"
+    );
+    ensure!(row.state_since.is_some());
+    // and the other one goes on, new messages included
+    publish(&mut connection, &fleet.drafts.draw("others", "k")).await?;
+    fleet.wait_for_deliveries("neighbour", 1).await?;
+    // WHEN the right is back THEN nothing is missing
+    execute(
+        &mut connection,
+        "GRANT SELECT ON tide.outbox_events TO tide_relay",
+    )
+    .await?;
+    fleet.wait_for_deliveries("file", 2).await?;
+    drop(connection);
+    proof::exactly_once(&fleet.settle_and_check().await?)
 }
