@@ -71,6 +71,29 @@ impl PublishPlan {
         }
     }
 
+    /// Every shape, but seldom one that waits, and more messages in each, by forty writers that seldom
+    /// wait for one another: as fast as goes.
+    pub fn brisk(outboxes: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let hold = Duration::from_millis(300);
+        Self {
+            writers: 40,
+            rate: None,
+            keys: 400,
+            shapes: vec![
+                (Shape::Single, 40),
+                (Shape::Keyless, 20),
+                (Shape::Several, 25),
+                (Shape::RolledBack, 4),
+                (Shape::Savepoints, 5),
+                (Shape::LongOpen(hold), 1),
+                (Shape::EarlyXid(hold), 1),
+                (Shape::Bulk(100), 3),
+                (Shape::Prepared(hold / 6), 1),
+            ],
+            ..Self::mixed(outboxes)
+        }
+    }
+
     /// One short transaction per message and nothing else, for measurements.
     pub fn steady(outboxes: impl IntoIterator<Item = impl Into<String>>, rate: f64) -> Self {
         let shapes = vec![(Shape::Single, 1)];

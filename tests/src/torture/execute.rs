@@ -32,10 +32,8 @@ use crate::{Fleet, FleetOptions, Network};
 const LEASE: Duration = Duration::from_secs(2);
 /// One operation may take this long, the wait for a terminated agent included.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Messages a second of one writer at most: a transaction takes its time.
-const WRITER_RATE: u32 = 40;
-/// Keys of an outbox, so that so many messages a second do not wait for one another.
-const KEYS_A_WRITER: usize = 5;
+/// As many messages a second come from a few writers in every shape.
+const FEW: u32 = 200;
 
 /// Tells what happens, as it happens.
 #[derive(Debug)]
@@ -152,13 +150,15 @@ impl<'a> Run<'a> {
             .map(|pipeline| pipeline.outbox.as_str())
             .filter(|outbox| *outbox != QUIET)
             .collect();
-        let usual = PublishPlan::mixed(outboxes);
-        let writers = usual.writers.max(plan.rate.div_ceil(WRITER_RATE) as usize);
+        let rate = f64::from(plan.rate);
+        let usual = if plan.rate <= FEW {
+            PublishPlan::mixed(outboxes)
+        } else {
+            PublishPlan::brisk(outboxes)
+        };
         let load = PublishPlan {
             seed: plan.seed,
-            rate: Some(plan.rate.into()),
-            keys: usual.keys.max(writers * KEYS_A_WRITER),
-            writers,
+            rate: Some(rate),
             ..usual
         };
         run.fleet.publish_as(|_| load).await?;

@@ -220,8 +220,8 @@ fn soaked_pipelines() -> Vec<PipelinePlan> {
     [
         ("hook", BUSY[0], SinkKind::WebhookBatch, 500),
         ("topic", BUSY[0], SinkKind::Topic, 500),
-        ("stream", BUSY[0], SinkKind::Stream, 500),
-        ("inbox", BUSY[0], SinkKind::Inbox, 500),
+        ("stream", BUSY[1], SinkKind::Stream, 500),
+        ("inbox", BUSY[1], SinkKind::Inbox, 500),
     ]
     .map(pipeline)
     .into()
