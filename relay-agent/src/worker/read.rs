@@ -1,6 +1,6 @@
 //! Reads one page after the other.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{Postgres, pool::PoolConnection};
 use tide_catalog::{
@@ -9,20 +9,25 @@ use tide_catalog::{
     offsets::Claim,
 };
 use tide_model::{Cursor, PipelineSpec, Snapshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 
 use super::{Idle, Runnable, Services, WakeupHandle};
 
 /// One read may take this long.
-const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An idle pipeline looks for itself after so long, whatever the probe has or has not seen: a bug
 /// there would otherwise hold the last messages back for ever.
-const LOOK_ANYWAY: std::time::Duration = std::time::Duration::from_mins(1);
+const LOOK_ANYWAY: Duration = Duration::from_mins(1);
+
+/// After a small page so many times as long as the read took passes until the next one, but not more
+/// than that. Each read costs the server a share of what publishers could use, whether it brings one
+/// message or a hundred, and the busier the server is, the longer a read takes.
+const GATHER: (u32, Duration) = (4, Duration::from_millis(20));
 
 /// Steps over other shards' messages are stored this often at most.
-const STEP_PACE: std::time::Duration = std::time::Duration::from_secs(1);
+const STEP_PACE: Duration = Duration::from_secs(1);
 
 /// Where the next page begins. Runs ahead of the position that is stored.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ pub(super) struct Reader {
     looked: i64,
     last_message: Instant,
     last_read: Instant,
+    /// Not before then is it worth while to read again.
+    gathered: Instant,
     /// The highest id whose position was given away to be stored, and when.
     stored: (i64, Instant),
 }
@@ -66,6 +73,7 @@ impl Reader {
             looked: 0,
             last_message: Instant::now(),
             last_read: Instant::now(),
+            gathered: Instant::now(),
             stored: (claim.cursor.high, Instant::now()),
         }
     }
@@ -84,7 +92,10 @@ impl Reader {
     /// The page after the one before. A read that is dropped is repeated.
     pub(super) async fn page(&mut self) -> Result<Page, CatalogError> {
         let looked = self.wakeups.head(&self.outbox).unwrap_or(0);
+        let began = Instant::now();
         let Ok(page) = timeout(PATIENCE, self.read()).await else {
+            // Over a slow line not even what there is room for comes in time: fewer messages do.
+            self.asking = ask_for_less(self.asking);
             return Err(CatalogError::Timeout(PATIENCE));
         };
         let page = page?;
@@ -92,6 +103,10 @@ impl Reader {
         self.last_read = Instant::now();
         if !page.messages.is_empty() {
             self.last_message = self.last_read;
+            let small = page.messages.len() * 4 <= self.limits.messages;
+            if small && !page.more {
+                self.gathered = self.last_read + gather(self.last_read - began);
+            }
         }
         Ok(page)
     }
@@ -154,7 +169,14 @@ impl Reader {
         };
         // Woken or not: it reads.
         drop(timeout(LOOK_ANYWAY, self.wakeups.wait(idle)).await);
+        sleep_until(self.gathered).await;
     }
+}
+
+/// How long to let messages gather after a read that took so long.
+fn gather(took: Duration) -> Duration {
+    let (times, most) = GATHER;
+    (took * times).min(most)
 }
 
 /// How many messages to ask for after `asked` were asked for and `got` were taken, with others
@@ -165,6 +187,11 @@ fn ask_for(asked: usize, got: usize, wasted: bool, most: usize) -> usize {
     } else {
         (asked * 2).min(most)
     }
+}
+
+/// How many messages to ask for after so many did not come in time.
+fn ask_for_less(asked: usize) -> usize {
+    (asked / 10).max(1)
 }
 
 /// A session of the pool that is closed rather than given back while an answer is on its way: the
@@ -202,6 +229,22 @@ impl Drop for Lent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_takes_longer_is_asked_less_often_up_to_a_limit() {
+        let millis = Duration::from_millis;
+        assert_eq!(gather(millis(1)), millis(4));
+        assert_eq!(gather(millis(900)), millis(20));
+    }
+
+    #[test]
+    fn what_does_not_come_in_time_is_asked_for_in_ever_smaller_parts() {
+        let mut asking = 10_000;
+        for fewer in [1_000, 100, 10, 1, 1] {
+            asking = ask_for_less(asking);
+            assert_eq!(asking, fewer);
+        }
+    }
 
     #[test]
     fn large_messages_are_asked_for_as_they_fit_and_small_ones_by_the_batch() {
