@@ -195,6 +195,8 @@ async fn three_neighbours_in_the_ring_may_die_at_once() -> Result<()> {
     let mut fleet = Fleet::start(FleetOptions::agents(5)).await?;
     fleet.add_file_pipelines(10).await?;
     wait_until_shared(&fleet, 5).await?;
+    // Two each: within one of a fair share is not enough to know how many become orphans.
+    fleet.wait_until_balanced().await?;
     fleet.publish().await?;
     fleet.publish_more(50).await?;
     // WHEN three in a row are killed at once: of their watchers only one is left
