@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(ask_for(1_000, 8, true, 1_000), 8, "full by bytes");
         assert_eq!(ask_for(8, 0, true, 1_000), 1, "never none");
         assert_eq!(ask_for(8, 8, true, 1_000), 16, "perhaps more fit");
-        assert_eq!(ask_for(800, 800, false, 1_000), 1_000);
+        assert_eq!(ask_for(800, 800, true, 1_000), 1_000);
         assert_eq!(ask_for(8, 3, false, 1_000), 16, "there was no more");
     }
 }
