@@ -5,7 +5,9 @@
 //! the primary: a standby's snapshots hide transactions that are in progress.
 //!
 //! The late half looks at the index on `(xid, id)` alone. `id + 0` keeps the planner from walking
-//! the primary key up to `high` instead, which is the whole outbox.
+//! the primary key up to `high` instead, which is the whole outbox. The rows of late messages are
+//! looked up one by one, because a join might walk the primary key as well: there is only one
+//! sensible plan, and [`SETTINGS`] let the server keep the one that it made without knowing a position.
 //!
 //! A read asks for a number of messages, and how large they are is seen only as they come. So the
 //! rows are sorted in an inner query and become text in an outer one: the server makes text of each
@@ -220,6 +222,18 @@ pub async fn read_nothing(
     Ok(())
 }
 
+/// How a session is to plan what it reads and stores, which is the same few statements again and
+/// again.
+pub const SETTINGS: [(&str, &str); 3] = [
+    // A plan for the very values of a read takes longer to make than to carry out.
+    ("plan_cache_mode", "force_generic_plan"),
+    // The statistics of an outbox never fit its end. Every statement has an index to use.
+    ("enable_seqscan", "off"),
+    // A table that has no index to use is then planned at a cost that makes the server compile the
+    // statement: a tenth of a second of its processor for three rows.
+    ("jit", "off"),
+];
+
 /// The first column of a page that belongs to the message; those before it belong to the read.
 const MESSAGE: usize = 2;
 
@@ -231,6 +245,12 @@ async fn read_both_halves(
 ) -> Result<Page, CatalogError> {
     let Source { relation, shard } = source;
     let ours = source.only_ours();
+    let ours_of_late = match shard {
+        Some(Shard { index, count }) => format!(
+            "WHERE (SELECT tide.shard_of(m.key, m.id, {count}) FROM {relation} m WHERE m.id = late.id) = {index}"
+        ),
+        None => String::new(),
+    };
     // A shard that has nothing new steps over what is new to others.
     let newest = match shard {
         Some(_) => format!("(SELECT max(id) FROM {relation})"),
@@ -243,7 +263,8 @@ async fn read_both_halves(
              UNION ALL\n\
              SELECT id FROM {relation} WHERE xid >= $3::text::xid8 AND id + 0 <= $1 AND id + 0 > $4\n\
          ), page AS (\n\
-             (SELECT m.* FROM {relation} m JOIN late USING (id) WHERE true {ours} ORDER BY id LIMIT $5::bigint + 1)\n\
+             (SELECT m.* FROM {relation} m\n\
+              WHERE id = ANY (ARRAY(SELECT late.id FROM late {ours_of_late} ORDER BY late.id LIMIT $5::bigint + 1)))\n\
              UNION ALL\n\
              (SELECT m.* FROM {relation} m WHERE id > $1 {ours} ORDER BY id LIMIT $5)\n\
          )\n\

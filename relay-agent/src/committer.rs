@@ -35,7 +35,7 @@ use crate::metrics;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The least time from one store to the next, unless somebody waits for it.
-const PACE: Duration = Duration::from_millis(50);
+const PACE: Duration = Duration::from_millis(100);
 
 /// Full batches that a worker may deliver before a position is stored at once.
 const MOST_UNSTORED: u64 = 3;

@@ -49,7 +49,7 @@ use std::{
     time::Duration,
 };
 
-use tide_catalog::{CatalogError, listener::Notice, rights, schema};
+use tide_catalog::{CatalogError, listener::Notice, messages, rights, schema};
 use tide_daemon::{
     http::HttpServer,
     lifecycle::{Exit, Lifecycle},
@@ -282,18 +282,12 @@ fn catalog_failure(error: CatalogError) -> Failure {
 }
 
 fn services(config: &Config, handovers: HandoverHandle) -> Services {
-    let settings = [
-        // Positions and snapshots change every read, and the statistics of an outbox never fit
-        // its end: plans made for these very values, by index, are right every time.
-        ("plan_cache_mode", "force_custom_plan".to_owned()),
-        ("enable_seqscan", "off".to_owned()),
-        // A table that has no index to use is then planned at a cost that makes the server compile
-        // the statement: a tenth of a second of its processor for three rows.
-        ("jit", "off".to_owned()),
-        // A position that a server crash takes back costs a repetition, nothing else; claims,
-        // which must last, are written on the lock session.
-        ("synchronous_commit", "off".to_owned()),
-    ];
+    // A position that a server crash takes back costs a repetition, nothing else; claims, which must
+    // last, are written on the lock session.
+    let settings: Vec<(&str, String)> = std::iter::once(("synchronous_commit", "off"))
+        .chain(messages::SETTINGS)
+        .map(|(name, value)| (name, value.to_owned()))
+        .collect();
     Services {
         group: config.group.clone(),
         pool: config.server.with_settings(&settings).pool(POOL),

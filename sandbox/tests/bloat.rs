@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tide_catalog::{
     janitor::outbox_sweep,
-    messages::{Page, PageLimits, Source, read_page},
+    messages::{self, Page, PageLimits, Source, read_page},
     schema,
 };
 use tide_model::{Cursor, Epoch, Shard};
@@ -38,6 +38,9 @@ impl World {
             postgres,
             connection,
         };
+        for (name, value) in messages::SETTINGS {
+            world.run(&format!("SET {name} = {value}")).await?;
+        }
         world
             .run(
                 "SELECT tide.outbox_create('shop', '0');
@@ -175,5 +178,39 @@ async fn reads_do_not_pay_for_what_a_pinned_horizon_keeps() -> Result<()> {
     world.run("VACUUM tide.outbox_shop").await?;
     let (walk, _) = world.read(None, &Cursor::beginning()).await?;
     ensure!(walk < 100, "{walk} blocks from the beginning");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_read_looks_up_what_it_brings_whatever_the_statistics_say() -> Result<()> {
+    // GIVEN an outbox that the server knows nothing of, or everything
+    let (mut world, _) = World::start().await?;
+    world.publish(MESSAGES).await?;
+    for statistics in ["none", "ANALYZE tide.outbox_shop"] {
+        if statistics != "none" {
+            world.run(statistics).await?;
+        }
+        let mut late = PgConnection::connect(&world.postgres.url("app")).await?;
+        sqlx::raw_sql(
+            "BEGIN; INSERT INTO tide.outbox_shop (key, payload) SELECT 'late', '{}' FROM generate_series(1, 5)",
+        )
+        .execute(&mut late)
+        .await?;
+        // WHEN new messages are read, and then some that committed late
+        let prices = world.prices().await?;
+        let end = world.count("SELECT max(id) FROM tide.outbox_shop").await?;
+        let seen: String = sqlx::query_scalar("SELECT pg_current_snapshot()::text")
+            .fetch_one(&mut world.connection)
+            .await?;
+        let cursor = Cursor::beginning().advanced(Some(end), seen.parse()?);
+        sqlx::raw_sql("COMMIT").execute(&mut late).await?;
+        for shard in [None, Shard::new(0, 1)] {
+            let (blocks, page) = world.read(shard, &cursor).await?;
+            ensure!(page.messages.len() == 5, "{}", page.messages.len());
+            ensure!(blocks < 60, "{blocks} blocks for 5 late messages");
+        }
+        // THEN that takes a few blocks a message, and not the outbox
+        ensure!(prices.iter().all(|price| *price < 600), "{prices:?}");
+    }
     Ok(())
 }

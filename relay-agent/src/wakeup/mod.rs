@@ -29,6 +29,12 @@ use self::news::Verdict;
 
 /// Shortest and longest time between two probes.
 const PACE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// The time between two probes while nobody waits for one: all that they are for then is to know how
+/// far the pipelines are behind.
+const LOOK_ON: Duration = Duration::from_millis(250);
+/// So many times as long as a probe took passes until the next one at least: the busier the server
+/// is, the longer it takes, and the less often it is asked.
+const REST: u32 = 4;
 /// A probe without an answer for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Outboxes that are asked together, always the same ones so that the server knows the statement.
@@ -76,6 +82,7 @@ impl WakeupHandle {
         let mut failing = false;
         let mut turn = 0;
         while !stop.is_cancelled() {
+            let began = Instant::now();
             let result = timeout(PATIENCE, self.probe(&pool, &mut turn))
                 .await
                 .unwrap_or(Err(CatalogError::Timeout(PATIENCE)));
@@ -98,18 +105,22 @@ impl WakeupHandle {
                     false
                 }
             };
+            let least = (began.elapsed() * REST).clamp(PACE.0, PACE.1);
             pace = if woken {
-                PACE.0
+                least
             } else {
-                (pace + pace / 2).min(PACE.1)
+                (pace + pace / 2).clamp(least, PACE.1)
             };
+            let rested = sleep(least);
+            let anybody = !lock(&self.shared.waiting).is_empty();
+            let next = sleep(if anybody { pace } else { LOOK_ON });
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = sleep(pace) => {}
+                () = next => {}
                 // A pipeline has just run dry: what it waits for is often about to come.
-                () = self.shared.arrived.notified(), if pace > PACE.0 * 4 => {
-                    pace = PACE.0;
-                    sleep(pace).await;
+                () = self.shared.arrived.notified(), if !anybody || pace > least * 4 => {
+                    pace = least;
+                    rested.await;
                 }
             }
         }

@@ -21,10 +21,33 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// there would otherwise hold the last messages back for ever.
 const LOOK_ANYWAY: Duration = Duration::from_mins(1);
 
-/// After a small page so many times as long as the read took passes until the next one, but not more
-/// than that. Each read costs the server a share of what publishers could use, whether it brings one
-/// message or a hundred, and the busier the server is, the longer a read takes.
-const GATHER: (u32, Duration) = (4, Duration::from_millis(20));
+/// After a small page so many times as long as the read took passes until the next one, at least and
+/// at most so long. Each read costs the server a share of what publishers could use, whether it brings
+/// one message or a hundred, and the busier the server is, the longer a read takes.
+#[derive(Debug, Clone, Copy)]
+struct Gathering {
+    times: u32,
+    least: Duration,
+    most: Duration,
+}
+
+/// Of messages that come now and then: the next one may be far away, and is wanted soon.
+const SINGLE: Gathering = Gathering {
+    times: 4,
+    least: Duration::ZERO,
+    most: Duration::from_millis(20),
+};
+
+/// Of a stream.
+const STREAM: Gathering = Gathering {
+    times: 16,
+    least: Duration::from_millis(8),
+    most: Duration::from_millis(20),
+};
+
+/// So many messages in one page are a stream: more have come by the time that they have gathered, and
+/// to ask the probe first would only cost the server another question.
+const STREAMING: usize = 8;
 
 /// Steps over other shards' messages are stored this often at most.
 const STEP_PACE: Duration = Duration::from_secs(1);
@@ -47,6 +70,8 @@ pub(super) struct Reader {
     last_read: Instant,
     /// Not before then is it worth while to read again.
     gathered: Instant,
+    /// Whether the last page was part of a stream.
+    streaming: bool,
     /// The highest id whose position was given away to be stored, and when.
     stored: (i64, Instant),
 }
@@ -74,6 +99,7 @@ impl Reader {
             last_message: Instant::now(),
             last_read: Instant::now(),
             gathered: Instant::now(),
+            streaming: false,
             stored: (claim.cursor.high, Instant::now()),
         }
     }
@@ -101,11 +127,13 @@ impl Reader {
         let page = page?;
         self.looked = looked.max(self.cursor.high);
         self.last_read = Instant::now();
+        self.streaming = page.messages.len() >= STREAMING;
         if !page.messages.is_empty() {
             self.last_message = self.last_read;
             let small = page.messages.len() * 4 <= self.limits.messages;
             if small && !page.more {
-                self.gathered = self.last_read + gather(self.last_read - began);
+                let gathering = if self.streaming { STREAM } else { SINGLE };
+                self.gathered = self.last_read + gathering.after(self.last_read - began);
             }
         }
         Ok(page)
@@ -155,6 +183,10 @@ impl Reader {
 
     /// Waits until there may be something to read. Cancel-safe.
     pub(super) async fn idle(&self) {
+        sleep_until(self.gathered).await;
+        if self.streaming {
+            return;
+        }
         let seen: Snapshot = match &self.cursor.snapshot {
             Some(seen) => seen.clone(),
             // Never read: there is nothing to wait for.
@@ -169,14 +201,14 @@ impl Reader {
         };
         // Woken or not: it reads.
         drop(timeout(LOOK_ANYWAY, self.wakeups.wait(idle)).await);
-        sleep_until(self.gathered).await;
     }
 }
 
-/// How long to let messages gather after a read that took so long.
-fn gather(took: Duration) -> Duration {
-    let (times, most) = GATHER;
-    (took * times).min(most)
+impl Gathering {
+    /// How long to let messages gather after a read that took so long.
+    fn after(self, took: Duration) -> Duration {
+        (took * self.times).clamp(self.least, self.most)
+    }
 }
 
 /// How many messages to ask for after `asked` were asked for and `got` were taken, with others
@@ -231,10 +263,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_takes_longer_is_asked_less_often_up_to_a_limit() {
+    fn a_server_that_takes_longer_is_asked_less_often_within_limits() {
         let millis = Duration::from_millis;
-        assert_eq!(gather(millis(1)), millis(4));
-        assert_eq!(gather(millis(900)), millis(20));
+        assert_eq!(SINGLE.after(millis(1)), millis(4));
+        assert_eq!(SINGLE.after(millis(900)), millis(20));
+        assert_eq!(STREAM.after(millis(0)), millis(8));
+        assert_eq!(STREAM.after(millis(1)), millis(16));
     }
 
     #[test]
