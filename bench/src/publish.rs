@@ -1,15 +1,27 @@
 //! What publishers lose to a fleet that reads what they write.
+//!
+//! Publishing goes on all the time, on a server that makes every commit durable, and in slices of it
+//! the fleet reads or does not read. What a machine does by the way (checkpoints, its neighbours on
+//! the same disk) changes publishing by more than the fleet does, so each slice is compared with the
+//! one beside it only, and the mean comes with its standard error.
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use tide_catalog::{outboxes::outbox_create, pipelines::pipeline_set};
+use anyhow::{Context as _, Result, bail, ensure};
+use sqlx::PgConnection;
+use tide_catalog::{
+    outboxes::outbox_create,
+    pipelines::{pipeline_delete, pipeline_set},
+};
 use tide_daemon::duration::parse_seconds;
-use tide_sandbox::{postgres, process::Process};
-use tokio::process::Command;
+use tide_sandbox::postgres;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
 
 use crate::rig::{Rig, say};
 
@@ -19,106 +31,163 @@ pub struct Args {
     /// Connections that publish at a time, one measurement each.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64])]
     connections: Vec<u32>,
-    /// How long each run publishes: seconds, or 500ms, 5m.
-    #[arg(long, default_value = "10", value_parser = parse_seconds, value_name = "TIME")]
+    /// How long each slice is: seconds, or 500ms, 5m.
+    #[arg(long, default_value = "2", value_parser = parse_seconds, value_name = "TIME")]
     over: Duration,
-    /// Runs with and without the fleet, in turn.
-    #[arg(long, default_value_t = 4)]
-    rounds: usize,
-    /// Agents that read.
-    #[arg(long, default_value_t = 1)]
-    agents: usize,
+    /// Slices with and without the fleet reading, in turn.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..))]
+    rounds: u32,
+    /// Agents, of which one reads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    agents: u32,
     /// Transactions a second of all publishers; 0 means as many as they can.
     #[arg(long, default_value_t = 0)]
     rate: u32,
 }
 
+/// The outbox and its one pipeline.
+const NAME: &str = "bench";
 const SCRIPT: &str = "SELECT tide.outbox_publish('bench', '{\"text\": \"";
+/// So much of the rate is wanted with the fleet reading.
+const WANTED: f64 = 0.97;
+/// Until publishers have connected, and until readers have begun.
+const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Measures and prints. With and without alternate, so that a machine that warms up or tires does
-/// so for both.
+/// Measures and prints.
 pub async fn run(args: Args) -> Result<()> {
-    ensure!(
-        args.agents > 0 && args.rounds > 0,
-        "--agents and --rounds must be 1 at least"
-    );
-    let rig = Rig::start().await?;
+    let settings = [
+        ("shared_buffers", "1GB"),
+        // None in the middle of a slice.
+        ("max_wal_size", "32GB"),
+        ("checkpoint_timeout", "1h"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let rig = Rig::start_durable(settings.to_vec()).await?;
     let pgbench = pgbench()?;
     let mut connection = rig.pool.acquire().await?;
-    outbox_create(&mut connection, "bench", None).await?;
-    let config = serde_json::json!({"sink_type": "null"});
-    pipeline_set(&mut connection, "bench", "bench", &config).await?;
+    outbox_create(&mut connection, NAME, None).await?;
     let script = rig.scratch.path().join("publish.sql");
     std::fs::write(&script, format!("{SCRIPT}{}\"}}');\n", "x".repeat(480)))?;
+    let mut agents = Vec::new();
+    for number in 1..=args.agents {
+        agents.push(rig.agent(&format!("relay-{number}"), &[]).await?);
+    }
     for connections in &args.connections {
-        let (mut with, mut without) = (Vec::new(), Vec::new());
-        for round in 0..args.rounds {
-            // with, without, without, with, …
-            for reading in [round % 2 == 0, round % 2 == 1] {
-                sqlx::query("TRUNCATE tide.outbox_bench")
-                    .execute(&mut *connection)
-                    .await?;
-                sqlx::query("CHECKPOINT").execute(&mut *connection).await?;
-                let fleet = if reading {
-                    fleet(&rig, &args).await?
-                } else {
-                    Vec::new()
-                };
-                let rate = publish(&pgbench, &rig, &script, *connections, &args).await?;
-                drop(fleet);
-                if reading { &mut with } else { &mut without }.push(rate);
-            }
-        }
-        let (with, without) = (median(with), median(without));
+        sqlx::query("TRUNCATE tide.outbox_bench")
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query("CHECKPOINT").execute(&mut *connection).await?;
+        let mut publishers = publish(&pgbench, &rig, &script, *connections, &args)?;
+        let slices = slices(&mut connection, &args).await;
+        publishers.kill().await?;
+        let slices = slices?;
+        let (ratio, error) = ratio(&slices);
+        let alone = mean(slices.iter().map(|(_, without)| *without));
+        let with = mean(slices.iter().map(|(with, _)| *with));
         say(&format!(
-            "{connections:>3} connections: {without:>8.0} transactions/s alone, {with:>8.0} with the fleet reading, \
-             ratio {:.3}, wanted: 0.97",
-            with / without
+            "{connections:>3} connections: {alone:>8.0} transactions/s alone, {with:>8.0} with the fleet reading, \
+             ratio {ratio:.3} ± {error:.3}, wanted: {WANTED:.2}"
         ))?;
     }
     Ok(())
 }
 
-async fn fleet(rig: &Rig, args: &Args) -> Result<Vec<Process>> {
-    let mut agents = Vec::new();
-    for number in 1..=args.agents {
-        agents.push(rig.agent(&format!("relay-{number}"), &[]).await?);
+/// Transactions a second with and without the fleet reading, slice beside slice.
+async fn slices(connection: &mut PgConnection, args: &Args) -> Result<Vec<(f64, f64)>> {
+    let began = drawn(connection).await?;
+    moves(connection, "publishers to connect", async |connection| {
+        Ok(drawn(connection).await? > began + 100)
+    })
+    .await?;
+    let mut slices = Vec::new();
+    for round in 0..args.rounds {
+        let (mut with, mut without) = (0.0, 0.0);
+        // with, without, without, with, …
+        for reading in [round % 2 == 0, round % 2 == 1] {
+            if reading {
+                begin_to_read(connection).await?;
+                with = rate(connection, args.over).await?;
+                pipeline_delete(connection, NAME).await?;
+            } else {
+                without = rate(connection, args.over).await?;
+            }
+        }
+        slices.push((with, without));
     }
-    Ok(agents)
+    Ok(slices)
 }
 
-/// Transactions a second, as pgbench says.
-async fn publish(
+/// From the newest message on, so that there is nothing to catch up with.
+async fn begin_to_read(connection: &mut PgConnection) -> Result<()> {
+    let config = serde_json::json!({"sink_type": "null", "start": "latest"});
+    pipeline_set(connection, NAME, NAME, &config).await?;
+    let now = drawn(connection).await?;
+    moves(connection, "the fleet to read", async |connection| {
+        let position: Option<i64> = sqlx::query_scalar(
+            "SELECT last_change_id FROM tide.relay_consumer_offsets WHERE name = $1",
+        )
+        .bind(NAME)
+        .fetch_optional(connection)
+        .await?;
+        Ok(position > Some(now))
+    })
+    .await
+}
+
+async fn moves(
+    connection: &mut PgConnection,
+    what: &str,
+    has: impl AsyncFn(&mut PgConnection) -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !has(connection).await? {
+        if Instant::now() > deadline {
+            bail!("waited {PATIENCE:?} for {what}");
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// Messages published a second.
+async fn rate(connection: &mut PgConnection, over: Duration) -> Result<f64> {
+    let (before, began) = (drawn(connection).await?, Instant::now());
+    sleep(over).await;
+    let after = drawn(connection).await?;
+    ensure!(after > before, "the publishers have stopped");
+    Ok((after - before) as f64 / began.elapsed().as_secs_f64())
+}
+
+/// The newest message's id: publishers draw one each transaction, and roll none back.
+async fn drawn(connection: &mut PgConnection) -> Result<i64> {
+    let last = sqlx::query_scalar(
+        "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('tide.outbox_bench', 'id')::regclass), 0)",
+    );
+    Ok(last.fetch_one(connection).await?)
+}
+
+/// Publishes until it is killed.
+fn publish(
     pgbench: &Path,
     rig: &Rig,
     script: &Path,
     connections: u32,
     args: &Args,
-) -> Result<f64> {
+) -> Result<Child> {
     let mut command = Command::new(pgbench);
     command
         .args(["--no-vacuum", "--protocol", "prepared", "--file"])
         .arg(script)
         .args(["--client", &connections.to_string()])
         .args(["--jobs", &connections.min(4).to_string()])
-        .args(["--time", &args.over.as_secs().max(1).to_string()])
+        // It is killed long before.
+        .args(["--time", "86400"])
+        .stdout(std::process::Stdio::null())
         .kill_on_drop(true);
     if args.rate > 0 {
         command.args(["--rate", &args.rate.to_string()]);
     }
-    let output = command.arg(&rig.url).output().await.context("pgbench")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.success(),
-        "pgbench: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    parse(&text).with_context(|| format!("no rate in what pgbench said: {text}"))
-}
-
-fn parse(text: &str) -> Option<f64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("tps = "))?;
-    line.split_whitespace().next()?.parse().ok()
+    command.arg(&rig.url).spawn().context("pgbench")
 }
 
 fn pgbench() -> Result<PathBuf> {
@@ -135,13 +204,22 @@ fn pgbench() -> Result<PathBuf> {
         .context("pgbench is not there; it comes with PostgreSQL's server or its contrib package")
 }
 
-/// The middle; of an even number, the lower one.
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates
-        .get((rates.len().saturating_sub(1)) / 2)
-        .copied()
-        .unwrap_or(f64::NAN)
+/// The geometric mean of the ratios, and its standard error.
+fn ratio(slices: &[(f64, f64)]) -> (f64, f64) {
+    let logs: Vec<f64> = slices
+        .iter()
+        .map(|(with, without)| (with / without).ln())
+        .collect();
+    let count = logs.len() as f64;
+    let middle = mean(logs.iter().copied());
+    let spread: f64 = logs.iter().map(|log| (log - middle).powi(2)).sum();
+    let error = (spread / (count - 1.0) / count).sqrt();
+    (middle.exp(), middle.exp() * error)
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len() as f64;
+    values.sum::<f64>() / count
 }
 
 #[cfg(test)]
@@ -149,15 +227,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_what_pgbench_says() {
-        let text = "number of failed transactions: 0 (0.000%)\ntps = 4123.5 (without initial connection time)\n";
-        assert!(parse(text).is_some_and(|rate| (rate - 4123.5).abs() < 1e-9));
-        assert_eq!(parse("pgbench (15)"), None);
-    }
-
-    #[test]
-    fn the_middle_is_a_run_that_was() {
-        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
-        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.0).abs() < 1e-9);
+    fn a_ratio_is_a_mean_of_ratios_and_says_how_sure_it_is() {
+        let (exact, none) = ratio(&[(97.0, 100.0), (194.0, 200.0)]);
+        assert!((exact - 0.97).abs() < 1e-9 && none < 1e-9);
+        let (middle, error) = ratio(&[(50.0, 100.0), (200.0, 100.0)]);
+        assert!(
+            (middle - 1.0).abs() < 1e-9 && error > 0.5,
+            "{middle} {error}"
+        );
     }
 }

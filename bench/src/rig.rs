@@ -34,12 +34,26 @@ impl Rig {
 
     /// As [`start`](Self::start), with these settings of the server.
     pub async fn start_with(settings: Vec<(String, String)>) -> Result<Self> {
-        let scratch = Scratch::create("bench").await?;
-        let postgres = Postgres::start(PostgresOptions {
+        Self::start_as(PostgresOptions {
             settings,
             ..PostgresOptions::default()
         })
-        .await?;
+        .await
+    }
+
+    /// Starts a cluster that makes every commit durable, with these settings.
+    pub async fn start_durable(settings: Vec<(String, String)>) -> Result<Self> {
+        Self::start_as(PostgresOptions {
+            settings,
+            durable: true,
+            ..PostgresOptions::default()
+        })
+        .await
+    }
+
+    async fn start_as(options: PostgresOptions) -> Result<Self> {
+        let scratch = Scratch::create("bench").await?;
+        let postgres = Postgres::start(options).await?;
         let url = postgres.create_database(DATABASE).await?;
         let server = Server::parse(&url, "tide-bench")?;
         schema::migrate(&mut server.connect().await?).await?;
