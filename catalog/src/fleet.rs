@@ -59,6 +59,20 @@ pub async fn large_database_view(
     Ok(view)
 }
 
+/// Reads the group without lags, for whoever acts on it: weights and placements that a plan writes
+/// together are seen together, so that nobody moves anything by half of a plan.
+pub async fn consistent_view(
+    connection: &mut PgConnection,
+    group: &GroupName,
+) -> Result<DatabaseView, CatalogError> {
+    const DOING: &str = "reading the fleet";
+    let begin = "-- consistent_view\nBEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    let mut transaction = connection.begin_with(begin).await.doing(DOING)?;
+    let view = read_view(&mut transaction, group, Lag::Skip).await?;
+    transaction.commit().await.doing(DOING)?;
+    Ok(view)
+}
+
 /// Reads the group's pipelines, agents, holds and placements, with lags.
 pub async fn database_view(
     connection: &mut PgConnection,

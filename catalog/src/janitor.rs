@@ -1,5 +1,5 @@
-//! Deletes what nobody needs any more: delivered messages, old dead letters, old history. Every statement is fenced
-//! by the janitor's epoch; see [`crate::leader`].
+//! Deletes what nobody needs any more: delivered messages, old dead letters, old history; and measures what pipelines
+//! cost. Every statement is fenced by the janitor's epoch; see [`crate::leader`].
 
 use std::time::Duration;
 
@@ -53,11 +53,13 @@ pub enum History {
     Operations,
     /// Holds whose time is over, whatever the age.
     Holds,
+    /// Plans that can be applied no longer, whatever the age.
+    Plans,
 }
 
 impl History {
     /// All of it.
-    pub const ALL: [Self; 3] = [Self::Holds, Self::Operations, Self::Events];
+    pub const ALL: [Self; 4] = [Self::Holds, Self::Plans, Self::Operations, Self::Events];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -65,6 +67,7 @@ impl History {
             Self::Events => "events",
             Self::Operations => "operations",
             Self::Holds => "holds",
+            Self::Plans => "plans",
         }
     }
 }
@@ -111,6 +114,19 @@ pub async fn dead_letter_sweep(
     .doing("deleting old dead letters")?;
     let counts = deleted.into_iter();
     Ok(counts.map(|(name, count)| (name, count as u64)).collect())
+}
+
+/// Looks how far every unit has come since the last look, and returns how many moved or slowed down.
+pub async fn costs_sample(
+    connection: &mut PgConnection,
+    epoch: Epoch,
+) -> Result<u64, CatalogError> {
+    sqlx::query_scalar::<_, i64>("-- costs_sample\nSELECT tide.relay_costs_sample($1)")
+        .bind(epoch.0)
+        .fetch_one(connection)
+        .await
+        .map(|written| written as u64)
+        .doing("measuring what pipelines cost")
 }
 
 /// The outboxes by name.

@@ -105,10 +105,7 @@ impl Session {
 
     /// Reads everything about a group.
     pub(crate) async fn view(&mut self, group: &GroupName) -> Result<DatabaseView, CatalogError> {
-        let view = fleet::large_database_view(&mut self.connection, group);
-        timeout(VIEW_WITHIN, view)
-            .await
-            .unwrap_or(Err(CatalogError::Timeout(VIEW_WITHIN)))
+        patiently(fleet::large_database_view(&mut self.connection, group)).await
     }
 
     /// Gives the session back to whoever needs one next.
@@ -132,4 +129,13 @@ pub(crate) async fn answer<T>(
     timeout(ANSWER_WITHIN, statement)
         .await
         .unwrap_or(Err(CatalogError::Timeout(ANSWER_WITHIN)))
+}
+
+/// As [`answer`], for what reads the whole fleet.
+pub(crate) async fn patiently<T>(
+    reading: impl Future<Output = Result<T, CatalogError>>,
+) -> Result<T, CatalogError> {
+    timeout(VIEW_WITHIN, reading)
+        .await
+        .unwrap_or(Err(CatalogError::Timeout(VIEW_WITHIN)))
 }

@@ -26,6 +26,7 @@ pub mod obstacles;
 pub mod operation;
 pub mod pipeline;
 pub mod policy;
+pub mod rebalance;
 pub mod report;
 pub mod route;
 pub mod sink_spec;
@@ -42,7 +43,7 @@ pub use cursor::{Cursor, Origin, Pass};
 pub use handover::HandoverKind;
 pub use name::{
     AgentName, Epoch, GroupName, HoldId, Incarnation, InvalidName, NodeId, OperationId,
-    PipelineName,
+    PipelineName, PlanId,
 };
 pub use pipeline::{PipelineSpec, SpecError};
 pub use policy::{ParkingLimits, Policy, RateLimit};

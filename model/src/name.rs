@@ -143,3 +143,7 @@ id!(
     /// One hold on an agent or a pipeline.
     HoldId
 );
+id!(
+    /// One plan that the catalog keeps.
+    PlanId
+);

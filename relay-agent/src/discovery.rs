@@ -8,7 +8,7 @@ use std::{
 
 use tide_catalog::{
     CatalogError, PgPool,
-    fleet::{Lag, read_view},
+    fleet::consistent_view,
     messages::Source,
     orders::order_list,
     pipelines::{StoredPipeline, pipeline_list, pipeline_reshard},
@@ -103,7 +103,7 @@ pub(crate) async fn discover(
             doing: "looking at the fleet",
             source,
         })?;
-    let mut view = read_view(&mut connection, group, Lag::Skip).await?;
+    let mut view = consistent_view(&mut connection, group).await?;
     let mut resharding = view.resharding();
     if !resharding.is_empty() {
         let mut changed = false;
@@ -118,7 +118,7 @@ pub(crate) async fn discover(
             }
         }
         if changed {
-            view = read_view(&mut connection, group, Lag::Skip).await?;
+            view = consistent_view(&mut connection, group).await?;
         }
     }
     let stored: BTreeMap<String, StoredPipeline> = pipeline_list(&mut connection)

@@ -5,7 +5,8 @@
 //!                               outbox by outbox: look at a page, delete, rest as long, next page
 //!                               inbox by inbox: what was processed long ago, batch by batch
 //!                               dead letters that their pipelines keep no longer, batch by batch
-//!                               holds, operations, events: batch by batch
+//!                               holds, plans, operations, events: batch by batch
+//!                               how far each unit has come since the last round
 //! ```
 //!
 //! Agents do this, not the control plane, because messages pile up without one too. What may go is
@@ -20,7 +21,9 @@ use tide_catalog::{
     CatalogError, PgConnection, PgPool,
     connection::Server,
     inboxes::{inbox_names, inbox_sweep},
-    janitor::{History, dead_letter_sweep, history_purge, outbox_names, outbox_sweep},
+    janitor::{
+        History, costs_sample, dead_letter_sweep, history_purge, outbox_names, outbox_sweep,
+    },
     leader::{LeaderConfig, LeaderElection, LeaderRole},
 };
 use tide_model::{Epoch, NodeId};
@@ -127,7 +130,18 @@ impl Janitor {
     /// the last error is returned.
     async fn round(&self, epoch: Epoch) -> Result<(), Interrupted> {
         let mut connection = self.server.connect().await?;
-        let mut result = Ok(());
+        // First, as what follows may take long: rates are measured over equal times.
+        let mut result = match fenced(answer(costs_sample(&mut connection, epoch)).await) {
+            Ok(sampled) => {
+                debug!(sampled, "measured what pipelines cost");
+                Ok(())
+            }
+            Err(Interrupted::Deposed) => return Err(Interrupted::Deposed),
+            Err(error) => {
+                connection = self.server.connect().await?;
+                Err(error)
+            }
+        };
         for outbox in answer(outbox_names(&mut connection)).await? {
             match self.sweep(&mut connection, &outbox, epoch).await {
                 Ok(()) => {}

@@ -3,6 +3,7 @@
 mod access;
 mod bad_days;
 mod bad_input;
+mod balance;
 mod bundle;
 mod crash_watch;
 mod cursor;

@@ -15,6 +15,7 @@ mod letters;
 mod locks;
 pub mod moment;
 mod operation;
+mod rebalance;
 mod wait;
 
 use std::path::PathBuf;
@@ -38,9 +39,8 @@ pub use self::{
     },
     letters::{DiscardArgs, DlqCommand, FilterArgs, ReplayArgs},
     locks::{LocksCommand, ReleaseArgs},
-    operation::{
-        DrainArgs, MoveArgs, OperationCommand, RebalanceCommand, UndrainArgs, WaitArgs, WatchLimit,
-    },
+    operation::{DrainArgs, MoveArgs, OperationCommand, UndrainArgs, WaitArgs, WatchLimit},
+    rebalance::{ApplyPlanArgs, Measure, PlanArgs, RebalanceCommand},
 };
 pub use crate::commands::dev::{DevArgs, DevBrokerArgs, Scenario};
 use crate::exit::AFTER_HELP;

@@ -125,33 +125,6 @@ pub struct MoveArgs {
     pub wait: WaitArgs,
 }
 
-/// What to do about the balance.
-#[derive(Debug, Subcommand)]
-pub enum RebalanceCommand {
-    /// Show the moves that would even out the load; exit code 3 if there are any
-    Plan,
-    /// Show the moves, ask, and carry them out
-    Apply {
-        /// Do not ask
-        #[arg(long, short)]
-        yes: bool,
-        /// What for; recorded
-        #[arg(
-            long,
-            value_name = "TEXT",
-            default_value = "",
-            hide_default_value = true
-        )]
-        reason: String,
-        /// Give up after this long
-        #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
-        deadline: Option<Duration>,
-        /// Whether to wait.
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
-}
-
 /// What to do with operations.
 #[derive(Debug, Subcommand)]
 pub enum OperationCommand {

@@ -37,7 +37,7 @@ const PARTS: [(&str, &[&str]); 13] = [
     ("locks", &["locks", "list"]),
     ("holds", &["hold", "list"]),
     ("operations", &["operation", "list"]),
-    ("rebalance", &["rebalance", "plan"]),
+    ("rebalance", &["rebalance", "plan", "--dry-run"]),
     ("events", &["events"]),
 ];
 

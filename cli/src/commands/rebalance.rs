@@ -1,84 +1,105 @@
-//! Evens out the load: first a plan that anybody may look at, then the plan and nothing else.
+//! Evens out the load: first a plan that anybody may look at, then that very plan and nothing else.
 
-use serde_json::json;
+use tide_model::rebalance::{By, Proposal};
+use time::OffsetDateTime;
 
 use super::drain::finish;
 use crate::{
-    args::RebalanceCommand,
+    args::{ApplyPlanArgs, PlanArgs, RebalanceCommand},
     context::Context,
     error::CliError,
     exit::Exit,
-    output::{Style, humanize::counted, views},
-    prompt::{Consent, confirm},
-    source::{self, Intent},
+    output::{Style, humanize::counted, views, views::Stays},
+    prompt::confirm,
+    source::{self, Intent, Keeping},
 };
-
-const BALANCED: &str = "balanced: nothing to move";
 
 pub(super) async fn run(context: &Context, command: RebalanceCommand) -> Result<Exit, CliError> {
     match command {
-        RebalanceCommand::Plan => plan(context).await,
-        RebalanceCommand::Apply {
-            yes,
-            reason,
-            deadline,
-            wait,
-        } => {
-            let intent = Intent {
-                actor: context.settings.actor.clone(),
-                reason,
-                deadline,
-            };
-            apply(context, yes.into(), &intent, &wait).await
+        RebalanceCommand::Plan(args) => plan(context, args).await,
+        RebalanceCommand::Show { plan, all } => {
+            let mut source = source::connect(context).await?;
+            let proposal = source.rebalance_plan_get(plan).await?;
+            let now = OffsetDateTime::now_utc();
+            show(context, &proposal, |style| {
+                let record = views::plan_record(style, &proposal, now);
+                format!(
+                    "{record}\n{}",
+                    views::plan(style, &proposal.plan, all.into())
+                )
+            })?;
+            Ok(Exit::Done)
         }
+        RebalanceCommand::Apply(args) => apply(context, args).await,
     }
 }
 
-async fn plan(context: &Context) -> Result<Exit, CliError> {
+async fn plan(context: &Context, args: PlanArgs) -> Result<Exit, CliError> {
     let mut source = source::connect(context).await?;
-    let moves = source.rebalance_plan().await?;
-    context.screen.show(&json!({"moves": moves}), |style| {
-        if moves.is_empty() {
-            BALANCED.to_owned()
-        } else {
-            views::moves(style, &moves)
-        }
+    let keeping = if args.dry_run {
+        Keeping::Nothing
+    } else {
+        Keeping::IfAllowed
+    };
+    let asker = &context.settings.actor;
+    let proposal = source
+        .rebalance_plan(args.by.into(), keeping, asker)
+        .await?;
+    show(context, &proposal, |style| {
+        views::plan(style, &proposal.plan, args.all.into())
     })?;
-    if moves.is_empty() {
+    let Proposal { plan, record } = &proposal;
+    if plan.is_empty() {
         return Ok(Exit::Done);
     }
-    context.screen.say(format_args!(
-        "{}; carry them out with: tidectl rebalance apply{}",
-        counted(moves.len(), "move"),
-        context.settings.flags_to_repeat()
-    ));
+    let summary = summary(&proposal);
+    match record {
+        Some(record) => context.screen.say(format_args!(
+            "{summary}; carry it out with: tidectl rebalance apply {}{}",
+            record.id,
+            context.settings.flags_to_repeat()
+        )),
+        None if args.dry_run => context.screen.say(summary),
+        None => context.screen.say(format_args!(
+            "{summary}; this user may not keep plans, so it has no id to apply it by"
+        )),
+    }
     Ok(Exit::Pending)
 }
 
-async fn apply(
-    context: &Context,
-    consent: Consent,
-    intent: &Intent,
-    wait: &crate::args::WaitArgs,
-) -> Result<Exit, CliError> {
+async fn apply(context: &Context, args: ApplyPlanArgs) -> Result<Exit, CliError> {
     let mut source = source::connect(context).await?;
-    let moves = source.rebalance_plan().await?;
-    if moves.is_empty() {
-        context
-            .screen
-            .show(&json!({"moves": []}), |_| BALANCED.to_owned())?;
+    let asker = context.settings.actor.clone();
+    let proposal = if let Some(id) = args.plan {
+        source.rebalance_plan_get(id).await?
+    } else {
+        let by: By = args.by.unwrap_or_default().into();
+        source.rebalance_plan(by, Keeping::Must, &asker).await?
+    };
+    // What is balanced is not kept: there is nothing to apply.
+    let Some(record) = &proposal.record else {
+        show(context, &proposal, |style| {
+            views::plan(style, &proposal.plan, Stays::Counted)
+        })?;
         return Ok(Exit::Done);
+    };
+    if let Some(operation) = record.operation {
+        context.screen.say(format_args!(
+            "plan {} was applied already: operation {operation}",
+            record.id
+        ));
+    } else {
+        let text = views::plan(Style::plain(), &proposal.plan, Stays::Counted);
+        context.screen.say(text.trim_end());
+        let question = format!("carry out {}", summary(&proposal));
+        confirm(context, args.yes.into(), &question).await?;
     }
-    context
-        .screen
-        .say(views::moves(Style::plain(), &moves).trim_end());
-    confirm(
-        context,
-        consent,
-        &format!("carry out {}", counted(moves.len(), "move")),
-    )
-    .await?;
-    let started = source.rebalance(moves, intent).await?;
+    let intent = Intent {
+        actor: asker,
+        reason: args.reason,
+        deadline: args.deadline,
+    };
+    let started = source.rebalance(record.id, &intent).await?;
     for skipped in &started.skipped {
         context.screen.say(format_args!(
             "skipped {}: this move became stale since the plan",
@@ -86,5 +107,23 @@ async fn apply(
         ));
     }
     let plan = started.operation.moves.clone();
-    finish(context, &mut source, started.operation, &plan, wait).await
+    finish(context, &mut source, started.operation, &plan, &args.wait).await
+}
+
+/// `2 moves`, `1 move and 3 weights`.
+fn summary(Proposal { plan, .. }: &Proposal) -> String {
+    let moves = counted(plan.moves.len(), "move");
+    match plan.reweighed().count() {
+        0 => moves,
+        weights if plan.moves.is_empty() => counted(weights, "weight"),
+        weights => format!("{moves} and {}", counted(weights, "weight")),
+    }
+}
+
+fn show(
+    context: &Context,
+    proposal: &Proposal,
+    text: impl FnOnce(Style) -> String,
+) -> Result<(), CliError> {
+    context.screen.show(&views::plan_data(proposal), text)
 }

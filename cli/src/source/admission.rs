@@ -104,20 +104,6 @@ fn known_agent(view: &DatabaseView, agent: &AgentName) -> Result<(), CliError> {
     Err(CliError::unknown("agent", agent.as_str(), &known, NO_AGENT))
 }
 
-/// Whether a planned pipeline is still where the plan found it, and may still go where it should.
-pub(super) fn is_fresh(view: &DatabaseView, planned: &Move) -> bool {
-    let unmoved = view
-        .pipeline(&planned.pipeline)
-        .is_some_and(|row| row.enabled && row.owner == planned.from);
-    unmoved
-        && planned.from.as_ref() != Some(&planned.to)
-        && is_alive(view, &planned.to)
-        && view.admits(&planned.to) == Admits::All
-        && view
-            .staying(&planned.pipeline)
-            .is_none_or(|hold| hold.to.as_ref() == Some(&planned.to))
-}
-
 fn is_alive(view: &DatabaseView, agent: &AgentName) -> bool {
     view.agent(agent).is_some_and(|row| row.alive)
 }
@@ -256,23 +242,6 @@ mod tests {
         let mut view = view();
         hold(&mut view, "relay-1", HoldKind::Cordon);
         assert!(moving(&view, "relay-1").is_ok());
-    }
-
-    #[test]
-    fn a_planned_move_goes_stale_with_what_it_was_planned_on() {
-        let planned = moving(&view(), "relay-2").unwrap();
-        assert!(is_fresh(&view(), &planned));
-        let mut elsewhere = view();
-        elsewhere.pipelines[0].owner = None;
-        let mut arrived = view();
-        arrived.pipelines[0].owner = Some(planned.to.clone());
-        let mut gone = view();
-        gone.agents[1].alive = false;
-        let mut draining = view();
-        hold(&mut draining, "relay-2", HoldKind::Drain);
-        for view in [elsewhere, arrived, gone, draining] {
-            assert!(!is_fresh(&view, &planned));
-        }
     }
 
     #[test]

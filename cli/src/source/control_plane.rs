@@ -22,8 +22,7 @@ use tonic::{
 };
 
 use super::{
-    Drain, FleetWatch, Intent, OperationView, OperationWatch, StartedDrain, StartedRebalance,
-    Stranding, refusal,
+    Drain, FleetWatch, Intent, OperationView, OperationWatch, StartedDrain, Stranding, refusal,
     rpc::{answer, converted, label, present, silent},
 };
 use crate::{
@@ -46,7 +45,7 @@ pub struct ControlPlane {
     pub(super) deadline: Duration,
     pub(super) holds: Box<HoldServiceClient<Asker>>,
     fleet: FleetServiceClient<Asker>,
-    operations: OperationServiceClient<Asker>,
+    pub(super) operations: OperationServiceClient<Asker>,
 }
 
 /// Says with every call who asks.
@@ -235,33 +234,6 @@ impl ControlPlane {
         });
         let answered = answer(&self.label, self.deadline, call).await?;
         Ok(present("operation", answered.operation)?.try_into()?)
-    }
-
-    pub(super) async fn rebalance_plan(&mut self) -> Result<Vec<Move>, CliError> {
-        let call = self
-            .operations
-            .plan_rebalance(wire::PlanRebalanceRequest {});
-        converted(answer(&self.label, self.deadline, call).await?.moves)
-    }
-
-    pub(super) async fn rebalance(
-        &mut self,
-        moves: Vec<Move>,
-        intent: &Intent,
-    ) -> Result<StartedRebalance, CliError> {
-        let call = self
-            .operations
-            .apply_rebalance(wire::ApplyRebalanceRequest {
-                moves: moves.iter().map(Into::into).collect(),
-                actor: intent.actor.clone(),
-                reason: intent.reason.clone(),
-                deadline: intent.deadline.map(from_duration),
-            });
-        let answered = answer(&self.label, self.deadline, call).await?;
-        Ok(StartedRebalance {
-            operation: present("operation", answered.operation)?.try_into()?,
-            skipped: converted(answered.skipped)?,
-        })
     }
 
     pub(super) async fn operation(&mut self, id: OperationId) -> Result<OperationView, CliError> {

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::Connection as _;
 use tide_catalog::{
-    CatalogError, PgConnection,
+    PgConnection,
     fleet::{Lag, database_view, read_view},
     holds::Breaking,
     intent::{self, Actor, MoveKind},
@@ -18,8 +17,8 @@ use tide_model::{
 };
 
 use super::{
-    Drain, Intent, OperationView, Session, StartedDrain, StartedRebalance,
-    admission::{NO_AGENT, NO_PIPELINE, drainable, is_fresh, movable},
+    Drain, Intent, OperationView, Session, StartedDrain,
+    admission::{NO_AGENT, NO_PIPELINE, drainable, movable},
 };
 use crate::error::CliError;
 
@@ -165,47 +164,6 @@ impl Database {
         self.session.run(start).await
     }
 
-    pub(super) async fn rebalance_plan(&mut self) -> Result<Vec<Move>, CliError> {
-        let group = self.group.clone();
-        let plan = async |connection: &mut PgConnection| {
-            let view = read_view(connection, &group, Lag::Skip).await?;
-            Ok(drain::rebalance_plan(&view))
-        };
-        self.session.run(plan).await
-    }
-
-    pub(super) async fn rebalance(
-        &mut self,
-        moves: Vec<Move>,
-        intent: &Intent,
-    ) -> Result<StartedRebalance, CliError> {
-        let group = self.group.clone();
-        let start = async |connection: &mut PgConnection| {
-            let mut transaction = connection.begin().await.map_err(lost)?;
-            let view = read_view(&mut transaction, &group, Lag::Skip).await?;
-            let (fresh, skipped): (Vec<Move>, Vec<Move>) = moves
-                .into_iter()
-                .partition(|planned| is_fresh(&view, planned));
-            if fresh.is_empty() {
-                return Err(CliError::Conflict {
-                    message: "the plan is stale: no move of it is possible any more".into(),
-                    hint: "make a new one: tidectl rebalance plan".into(),
-                });
-            }
-            let operation = begin(
-                &mut transaction,
-                &group,
-                &fresh,
-                MoveKind::Rebalance,
-                intent,
-            )
-            .await?;
-            transaction.commit().await.map_err(lost)?;
-            Ok(StartedRebalance { operation, skipped })
-        };
-        self.session.run(start).await
-    }
-
     pub(super) async fn operation(&mut self, id: OperationId) -> Result<OperationView, CliError> {
         let group = self.group.clone();
         let look = async |connection: &mut PgConnection| {
@@ -250,15 +208,6 @@ pub(super) fn actor(intent: &Intent) -> Actor {
         name: intent.actor.clone(),
         reason: intent.reason.clone(),
     }
-}
-
-/// A transaction that could not begin or commit.
-fn lost(source: sqlx::Error) -> CliError {
-    CatalogError::Database {
-        doing: "writing the intent",
-        source,
-    }
-    .into()
 }
 
 async fn begin(

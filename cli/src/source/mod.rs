@@ -9,6 +9,7 @@ mod connect;
 mod control_plane;
 mod database;
 mod holds;
+mod rebalance;
 mod refusal;
 mod rpc;
 mod session;
@@ -19,17 +20,19 @@ use std::time::Duration;
 use serde::Serialize;
 use tide_catalog::holds::{Breaking, HoldTerms, NewHold};
 use tide_model::{
-    AgentName, HoldId, OperationId, UnitName,
+    AgentName, HoldId, OperationId, PlanId, UnitName,
     drain::Step,
     fleet::{AgentView, FleetView, Hold, HoldKind, PipelineView},
     hold::{DrainTerms, HoldTarget},
     operation::{Move, Operation},
+    rebalance::{By, Proposal},
 };
 
 pub use self::{
     connect::{ask_each, connect, reconnect},
     control_plane::ControlPlane,
     database::Database,
+    rebalance::Keeping,
     session::Session,
     watch::{FleetWatch, OperationWatch},
 };
@@ -268,18 +271,29 @@ impl Source {
         ask!(self, it => it.move_pipeline(pipeline, to, intent))
     }
 
-    /// Moves that would even out the load. Changes nothing.
-    pub async fn rebalance_plan(&mut self) -> Result<Vec<Move>, CliError> {
-        ask!(self, it => it.rebalance_plan())
+    /// What would even out the load, kept for a day if that is asked for. Moves nothing.
+    pub async fn rebalance_plan(
+        &mut self,
+        by: By,
+        keeping: Keeping,
+        asker: &str,
+    ) -> Result<Proposal, CliError> {
+        ask!(self, it => it.rebalance_plan(by, keeping, asker))
     }
 
-    /// Carries a plan out, but for the moves that became stale.
+    /// A plan that is kept.
+    pub async fn rebalance_plan_get(&mut self, id: PlanId) -> Result<Proposal, CliError> {
+        ask!(self, it => it.rebalance_plan_get(id))
+    }
+
+    /// Carries a plan out, but for the moves that became stale. One that was applied before is what
+    /// it became.
     pub async fn rebalance(
         &mut self,
-        moves: Vec<Move>,
+        id: PlanId,
         intent: &Intent,
     ) -> Result<StartedRebalance, CliError> {
-        ask!(self, it => it.rebalance(moves, intent))
+        ask!(self, it => it.rebalance(id, intent))
     }
 
     /// One operation, looked at now.

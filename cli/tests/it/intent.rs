@@ -291,55 +291,6 @@ async fn impossible_moves_are_refused_with_a_way_out() {
 }
 
 #[tokio::test]
-async fn a_rebalance_is_planned_confirmed_and_carried_out() {
-    let fixture = Fixture::with_pipelines(&["a", "b"]).await;
-    let mut full = StandIn::start(&fixture, "relay-1", &["a", "b"]).await;
-    let mut empty = StandIn::start(&fixture, "relay-2", &[]).await;
-    let plan = fixture.run(&["rebalance", "plan"]).await.expect(3);
-    let plan = plan.says("1 move; carry them out with: tidectl rebalance apply --source database");
-    assert!(
-        plan.stdout
-            .contains("relay-1  relay-2  evens out the load of relay-1"),
-        "{plan:?}"
-    );
-    let refused = fixture.run(&["rebalance", "apply"]).await.expect(2);
-    refused
-        .says("carry out 1 move")
-        .says("hint: repeat with --yes");
-
-    let planned = fixture
-        .run(&["rebalance", "plan", "-o", "json"])
-        .await
-        .expect(3)
-        .stdout;
-    let planned: serde_json::Value = serde_json::from_str(&planned).unwrap();
-    let moved = planned["moves"][0]["pipeline"].as_str().unwrap().to_owned();
-    let mut apply = Running::start(fixture.command(&["rebalance", "apply", "--yes"]));
-    apply.until_says("0/1 moved").await;
-    full.release(&[&moved]).await;
-    empty.take(&[&moved]).await;
-    let run = apply.end().await.expect(0);
-    assert_eq!(
-        run.stdout,
-        "rebalanced: every pipeline is where it was asked to be\n"
-    );
-
-    assert_eq!(
-        fixture.ok(&["rebalance", "plan"]).await,
-        "balanced: nothing to move\n"
-    );
-    assert_eq!(
-        fixture.ok(&["rebalance", "apply"]).await,
-        "balanced: nothing to move\n"
-    );
-    let listed = fixture.json(&["op", "ls"]).await;
-    assert_eq!(
-        (&listed[0]["kind"], &listed[0]["state"]),
-        (&json!("rebalance"), &json!("succeeded"))
-    );
-}
-
-#[tokio::test]
 async fn unknown_operations_are_not_found() {
     let fixture = Fixture::migrated().await;
     let nobody = uuid::Uuid::nil().to_string();

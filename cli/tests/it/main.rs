@@ -18,6 +18,7 @@ mod outbox;
 mod pipeline;
 mod pipeline_test;
 mod plain;
+mod rebalance;
 mod remote;
 mod status;
 mod terminal;

@@ -43,7 +43,7 @@ const LOOK: Needs = Needs::Reading(Role::Viewer);
 const CHANGE: Needs = Needs::Command(Role::Operator);
 
 /// Every method that is served.
-pub(crate) const METHODS: [Method; 24] = [
+pub(crate) const METHODS: [Method; 25] = [
     row(AGENT, "Report", Needs::Reading(Role::Agent)),
     row(FLEET, "GetFleet", LOOK),
     row(FLEET, "ListAgents", LOOK),
@@ -59,6 +59,7 @@ pub(crate) const METHODS: [Method; 24] = [
     row(HOLD, "ListHolds", LOOK),
     row(OPERATION, "Move", CHANGE),
     row(OPERATION, "PlanRebalance", LOOK),
+    row(OPERATION, "GetRebalancePlan", LOOK),
     row(OPERATION, "ApplyRebalance", CHANGE),
     row(OPERATION, "GetOperation", LOOK),
     row(OPERATION, "ListOperations", LOOK),

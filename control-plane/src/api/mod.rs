@@ -1,7 +1,7 @@
 //! Tide's services over gRPC. Adapters only: parse, call, convert. Decisions about the fleet are
 //! made in [`crate::operations`] and [`crate::fleet`].
 //!
-//! - `agent`, `fleet`, `hold`, `operation`: one file a service.
+//! - `agent`, `fleet`, `hold`, `operation`: one file a service; `rebalance`: the plans of the last.
 //! - `status`: the only place where an error becomes a `Status`, with its hint.
 //! - `page`, `request`: page tokens, and fields that several requests share.
 //! - `stream`: what answers that go on have in common; each ends when the process does.
@@ -16,6 +16,7 @@ mod hold;
 mod observe;
 mod operation;
 mod page;
+mod rebalance;
 mod request;
 mod serve;
 mod status;

@@ -1,6 +1,6 @@
 //! `OperationService`: changes the fleet.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use tide_model::{
@@ -11,7 +11,8 @@ use tide_model::{
 };
 use tide_proto::fleet::v1::{
     ApplyRebalanceRequest, ApplyRebalanceResponse, CancelOperationRequest, CancelOperationResponse,
-    DrainRequest, DrainResponse, GetOperationRequest, GetOperationResponse, ListOperationsRequest,
+    DrainRequest, DrainResponse, GetOperationRequest, GetOperationResponse,
+    GetRebalancePlanRequest, GetRebalancePlanResponse, ListOperationsRequest,
     ListOperationsResponse, MoveRequest, MoveResponse, PlanRebalanceRequest, PlanRebalanceResponse,
     PlannedMove, UndrainRequest, UndrainResponse, WatchOperationRequest, WatchOperationResponse,
     operation_service_server::OperationService,
@@ -22,7 +23,7 @@ use tonic::{Request, Response, Status};
 use super::{
     page,
     request::{actor, asking, deadline, parse},
-    status::{invalid, invalid_field, refused, stopping, too_cold},
+    status::{invalid, refused, stopping, too_cold},
     stream::{Answers, Ends, Watch, Watches, until_end},
 };
 use crate::{
@@ -36,11 +37,11 @@ const LOOK_GAP: Duration = Duration::from_millis(100);
 
 /// Adapter over the commands.
 pub(super) struct OperationApi {
-    commands: Commands,
+    pub(super) commands: Commands,
     fleet: FleetHandle,
     watches: Watches,
     ends: Ends,
-    audit: Audit,
+    pub(super) audit: Audit,
 }
 
 impl OperationApi {
@@ -61,7 +62,7 @@ impl OperationApi {
     }
 
     /// Refuses what would be planned by half a picture.
-    fn warm(&self) -> Result<(), Status> {
+    pub(super) fn warm(&self) -> Result<(), Status> {
         self.fleet.warm().map_err(|cold| too_cold(&cold))
     }
 }
@@ -181,42 +182,23 @@ impl OperationService for OperationApi {
 
     async fn plan_rebalance(
         &self,
-        _request: Request<PlanRebalanceRequest>,
+        request: Request<PlanRebalanceRequest>,
     ) -> Result<Response<PlanRebalanceResponse>, Status> {
-        self.warm()?;
-        let plan = self.commands.rebalance_plan().await.map_err(refused)?;
-        Ok(Response::new(PlanRebalanceResponse {
-            moves: wire_moves(&plan),
-        }))
+        self.rebalance_planned(request).await
+    }
+
+    async fn get_rebalance_plan(
+        &self,
+        request: Request<GetRebalancePlanRequest>,
+    ) -> Result<Response<GetRebalancePlanResponse>, Status> {
+        self.rebalance_kept(request).await
     }
 
     async fn apply_rebalance(
         &self,
         request: Request<ApplyRebalanceRequest>,
     ) -> Result<Response<ApplyRebalanceResponse>, Status> {
-        let asking = asking(&request);
-        let request = request.into_inner();
-        let command = Command {
-            method: "ApplyRebalance",
-            subject: "fleet".to_owned(),
-            reason: request.reason.clone(),
-            claimed: request.actor.clone(),
-            asking: asking.clone(),
-        };
-        let done = async {
-            let plan = plan(request.moves)?;
-            let actor = actor(&asking.caller, &request.actor, request.reason)?;
-            let deadline = deadline(request.deadline)?;
-            self.warm()?;
-            let begun = self.commands.rebalance(plan, &actor, deadline).await;
-            let (operation, skipped) = begun.map_err(refused)?;
-            let response = ApplyRebalanceResponse {
-                operation: Some((&operation).into()),
-                skipped: wire_moves(&skipped),
-            };
-            Ok((response, Some(operation.id)))
-        };
-        self.audit.recorded(&command, done).await
+        self.rebalance_applied(request).await
     }
 
     async fn get_operation(
@@ -363,26 +345,6 @@ fn response((operation, steps): &Seen) -> WatchOperationResponse {
     }
 }
 
-fn wire_moves(moves: &[Move]) -> Vec<PlannedMove> {
+pub(super) fn wire_moves(moves: &[Move]) -> Vec<PlannedMove> {
     moves.iter().map(Into::into).collect()
-}
-
-/// The moves of a plan; a pipeline can go to one place only.
-fn plan(moves: Vec<PlannedMove>) -> Result<Vec<Move>, Status> {
-    if moves.is_empty() {
-        return Err(invalid("moves", "is empty"));
-    }
-    let mut seen = BTreeSet::new();
-    moves
-        .into_iter()
-        .map(|planned| {
-            let planned = Move::try_from(planned).map_err(|error| invalid_field(&error))?;
-            if seen.insert(planned.pipeline.clone()) {
-                Ok(planned)
-            } else {
-                let why = format!("names pipeline {} twice", planned.pipeline);
-                Err(invalid("moves", why))
-            }
-        })
-        .collect()
 }

@@ -22,6 +22,7 @@
 use std::{error::Error, fmt::Write as _, time::Duration};
 
 use tide_catalog::CatalogError;
+use tide_model::rebalance::Outdated;
 use tide_proto::convert::InvalidField;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -269,11 +270,7 @@ pub(super) fn refused(error: CommandError) -> Status {
             message,
             &format!("enable it with: tidectl pipeline enable {pipeline}"),
         ),
-        CommandError::AllStale(_) => hinted(
-            Code::Aborted,
-            message,
-            "make a new plan with: tidectl rebalance plan",
-        ),
+        CommandError::Outdated(_) => hinted(Code::Aborted, message, Outdated::HINT),
         CommandError::NotLeading(refusal) => not_leading(&refusal),
         CommandError::Catalog(error) => catalog(&error),
     }

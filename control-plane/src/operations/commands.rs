@@ -1,4 +1,4 @@
-//! Drain, move, rebalance and their end: look, decide, write, look again.
+//! Drain, move and their end: look, decide, write, look again.
 //!
 //! Decisions are made on a view that is read for each command, never on the one that watchers see.
 //! What changes between the look and the write cannot hurt: agents obey intent by their own view,
@@ -15,7 +15,7 @@ use tide_catalog::{
 use tide_model::{
     AgentName, OperationId, UnitName,
     assignment::Admits,
-    drain::{Step, drain_plan, rebalance_plan, steps},
+    drain::{Step, drain_plan, steps},
     fleet::{DatabaseView, HoldKind},
     hold::DrainTerms,
     obstacles::drain_obstacles,
@@ -36,7 +36,7 @@ use crate::{
 pub(crate) struct Commands {
     pub(super) database: Database,
     pub(super) fleet: FleetHandle,
-    leadership: Leadership,
+    pub(super) leadership: Leadership,
 }
 
 /// What to do if a drain would leave pipelines without an agent.
@@ -125,31 +125,6 @@ impl Commands {
             .await
     }
 
-    /// The moves that would balance the fleet.
-    pub(crate) async fn rebalance_plan(&self) -> Result<Vec<Move>, CommandError> {
-        self.leadership.epoch().await?;
-        Ok(rebalance_plan(&self.database.view().await?))
-    }
-
-    /// Carries a plan out and returns what it left out because it had become stale.
-    pub(crate) async fn rebalance(
-        &self,
-        plan: Vec<Move>,
-        actor: &Actor,
-        deadline: Option<Duration>,
-    ) -> Result<(Operation, Vec<Move>), CommandError> {
-        let (session, view) = self.look().await?;
-        let (moves, stale): (Vec<_>, Vec<_>) = plan
-            .into_iter()
-            .partition(|planned| still_holds(&view, planned));
-        if moves.is_empty() {
-            return Err(CommandError::AllStale(stale));
-        }
-        let kind = MoveKind::Rebalance;
-        let operation = self.place(session, &moves, kind, actor, deadline).await?;
-        Ok((operation, stale))
-    }
-
     /// One operation and, while it runs, where each of its pipelines stands.
     pub(crate) async fn operation(
         &self,
@@ -212,13 +187,13 @@ impl Commands {
         Ok(self.database.session().await?)
     }
 
-    async fn look(&self) -> Result<(Session, DatabaseView), CommandError> {
+    pub(super) async fn look(&self) -> Result<(Session, DatabaseView), CommandError> {
         let mut session = self.session().await?;
         let view = session.view(self.database.group()).await?;
         Ok((session, view))
     }
 
-    async fn place(
+    pub(super) async fn place(
         &self,
         mut session: Session,
         moves: &[Move],
@@ -233,7 +208,7 @@ impl Commands {
     }
 
     /// Intent is written: say so, and see how far it is already.
-    async fn begun(
+    pub(super) async fn begun(
         &self,
         mut session: Session,
         id: OperationId,
@@ -247,7 +222,7 @@ impl Commands {
     }
 
     /// Looks whether an operation is done, under the epoch of now.
-    async fn settled(
+    pub(super) async fn settled(
         &self,
         session: &mut Session,
         id: OperationId,
@@ -356,19 +331,6 @@ fn admissible_move(
         to: to.clone(),
         reason: String::new(),
     })
-}
-
-/// Whether the pipeline is where it was when the move was planned, and may still go where it
-/// should.
-fn still_holds(view: &DatabaseView, planned: &Move) -> bool {
-    view.pipeline(&planned.pipeline)
-        .is_some_and(|row| row.enabled && row.owner == planned.from)
-        && planned.from.as_ref() != Some(&planned.to)
-        && is_alive(view, &planned.to)
-        && view.admits(&planned.to) == Admits::All
-        && view
-            .staying(&planned.pipeline)
-            .is_none_or(|hold| hold.to.as_ref() == Some(&planned.to))
 }
 
 fn is_alive(view: &DatabaseView, agent: &AgentName) -> bool {

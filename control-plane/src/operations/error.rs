@@ -2,7 +2,7 @@
 
 use tide_catalog::CatalogError;
 use tide_model::{
-    AgentName, OperationId, UnitName, fleet::Hold, obstacles::Obstacles, operation::Move,
+    AgentName, OperationId, UnitName, fleet::Hold, obstacles::Obstacles, rebalance::Outdated,
 };
 
 use crate::leadership::NotLeading;
@@ -43,37 +43,13 @@ pub(crate) enum CommandError {
     /// The pipeline to be moved does not run anywhere.
     #[error("pipeline {0} is disabled")]
     Disabled(UnitName),
-    /// Nothing of a plan is left to be done.
-    #[error("the plan is stale: {}", list(&stale_moves(.0)))]
-    AllStale(Vec<Move>),
+    /// A plan is not what was agreed to any more.
+    #[error(transparent)]
+    Outdated(#[from] Outdated),
     /// Another control plane is the active one, or nobody can say.
     #[error(transparent)]
     NotLeading(#[from] NotLeading),
     /// The catalog refused or could not be reached.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-}
-
-/// A screen has room for this many names.
-const LISTED: usize = 20;
-
-fn list(names: &[impl ToString]) -> String {
-    let shown: Vec<String> = names.iter().take(LISTED).map(ToString::to_string).collect();
-    match names.len().saturating_sub(LISTED) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
-fn stale_moves(moves: &[Move]) -> Vec<String> {
-    moves
-        .iter()
-        .map(|stale| {
-            let from = stale.from.as_ref().map_or("nobody", AgentName::as_str);
-            format!(
-                "{} cannot move from {from} to {} any more",
-                stale.pipeline, stale.to
-            )
-        })
-        .collect()
 }

@@ -14,6 +14,7 @@
 pub(crate) mod commands;
 mod error;
 mod holds;
+pub(crate) mod rebalance;
 mod settler;
 
 pub(crate) use error::{CommandError, Unknown};

@@ -5,4 +5,5 @@ mod database;
 mod fleet;
 mod operations;
 mod process;
+mod rebalance;
 mod world;

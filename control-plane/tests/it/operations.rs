@@ -6,8 +6,8 @@ use tide_proto::{
     agent::v1::report_response::Message as Down,
     fleet::v1::{
         ApplyRebalanceRequest, CancelOperationRequest, DrainRequest, DrainResponse,
-        GetOperationRequest, ListOperationsRequest, MoveRequest, PlanRebalanceRequest, PlannedMove,
-        StepProgress, UndrainRequest, WatchOperationRequest,
+        GetOperationRequest, ListOperationsRequest, MoveRequest, PlannedMove, StepProgress,
+        UndrainRequest, WatchOperationRequest,
     },
 };
 use tide_sandbox::wait::eventually;
@@ -43,7 +43,7 @@ fn moving(pipeline: &str, to: &str) -> MoveRequest {
     }
 }
 
-fn planned(pipeline: &str, from: &str, to: &str) -> PlannedMove {
+pub(crate) fn planned(pipeline: &str, from: &str, to: &str) -> PlannedMove {
     PlannedMove {
         pipeline: pipeline.to_owned(),
         from: from.to_owned(),
@@ -52,7 +52,7 @@ fn planned(pipeline: &str, from: &str, to: &str) -> PlannedMove {
     }
 }
 
-fn rebalance(moves: Vec<PlannedMove>) -> ApplyRebalanceRequest {
+pub(crate) fn rebalance(moves: Vec<PlannedMove>) -> ApplyRebalanceRequest {
     ApplyRebalanceRequest {
         moves,
         actor: "ana".to_owned(),
@@ -64,12 +64,12 @@ async fn drained(world: &World, request: DrainRequest) -> Result<DrainResponse, 
     Ok(world.operations().drain(request).await?.into_inner())
 }
 
-fn operation(wire: Option<tide_proto::fleet::v1::Operation>) -> Result<Operation> {
+pub(crate) fn operation(wire: Option<tide_proto::fleet::v1::Operation>) -> Result<Operation> {
     Ok(wire.context("no operation")?.try_into()?)
 }
 
 /// Two agents: `relay-1` owns both pipelines, `relay-2` owns nothing.
-async fn two_agents(world: &World) -> Result<(Locks, Locks)> {
+pub(crate) async fn two_agents(world: &World) -> Result<(Locks, Locks)> {
     world.pipelines(&["audit", "orders"]).await?;
     let mut one = Locks::register(world, "relay-1").await?;
     one.take(&["audit", "orders"]).await?;
@@ -342,55 +342,6 @@ async fn a_move_needs_a_pipeline_and_an_agent_that_takes_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_plan_is_carried_out_and_its_stale_moves_are_named() -> Result<()> {
-    let world = World::start().await?;
-    let (_one, _two) = two_agents(&world).await?;
-    let plan = world
-        .operations()
-        .plan_rebalance(PlanRebalanceRequest {})
-        .await?
-        .into_inner();
-    ensure!(
-        plan.moves.len() == 1,
-        "one of two pipelines evens it out: {plan:?}"
-    );
-    ensure!(
-        plan.moves[0].from == "relay-1" && plan.moves[0].to == "relay-2",
-        "{plan:?}"
-    );
-
-    let stale = planned("audit", "relay-2", "relay-1");
-    let gone = planned("deleted", "relay-1", "relay-2");
-    let only_stale = rebalance(vec![stale.clone(), gone.clone()]);
-    let status = world
-        .operations()
-        .apply_rebalance(only_stale)
-        .await
-        .unwrap_err();
-    ensure!(status.code() == Code::Aborted, "{status}");
-    ensure!(
-        status.message().contains("audit") && status.message().contains("deleted"),
-        "{status}"
-    );
-    ensure!(
-        hint(&status).contains("tidectl rebalance plan"),
-        "{status:?}"
-    );
-
-    let fresh = planned("orders", "relay-1", "relay-2");
-    let mixed = rebalance(vec![stale.clone(), fresh.clone()]);
-    let applied = world
-        .operations()
-        .apply_rebalance(mixed)
-        .await?
-        .into_inner();
-    ensure!(applied.skipped == [stale], "{:?}", applied.skipped);
-    let begun = operation(applied.operation)?;
-    ensure!(begun.state == OperationState::Running && begun.moves.len() == 1);
-    Ok(())
-}
-
-#[tokio::test]
 async fn fields_that_make_no_sense_are_named() -> Result<()> {
     let world = World::start().await?;
     let invalid = |status: Status, field: &str| {
@@ -429,6 +380,19 @@ async fn fields_that_make_no_sense_are_named() -> Result<()> {
     invalid(
         client.apply_rebalance(rebalance(twice)).await.unwrap_err(),
         "moves",
+    )?;
+    let both = ApplyRebalanceRequest {
+        plan_id: uuid::Uuid::nil().to_string(),
+        ..rebalance(vec![planned("a", "x", "y")])
+    };
+    invalid(client.apply_rebalance(both).await.unwrap_err(), "plan_id")?;
+    let nonsense = ApplyRebalanceRequest {
+        plan_id: "one".to_owned(),
+        ..rebalance(Vec::new())
+    };
+    invalid(
+        client.apply_rebalance(nonsense).await.unwrap_err(),
+        "plan_id",
     )?;
     let request = ListOperationsRequest {
         page_token: "?".to_owned(),

@@ -217,6 +217,15 @@ impl Locks {
         Ok(claims.await?.first().context("nothing to claim")?.epoch)
     }
 
+    /// Gives pipelines away.
+    pub(crate) async fn release(&mut self, names: &[&str]) -> Result<()> {
+        let names: Vec<UnitName> = names
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<_, _>>()?;
+        Ok(self.session.unlock(&names).await?)
+    }
+
     /// Gives everything away and says that it obeyed the newest intent.
     pub(crate) async fn obey_drain(&mut self) -> Result<()> {
         let held: Vec<UnitName> = self.session.held().iter().cloned().collect();

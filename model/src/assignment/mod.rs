@@ -16,6 +16,8 @@ use std::{
     collections::BTreeMap,
 };
 
+use serde::{Deserialize, Serialize};
+
 pub use self::backup::backups;
 use crate::{AgentName, UnitName};
 
@@ -56,7 +58,8 @@ pub struct Candidate {
 }
 
 /// What work an agent accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Admits {
     /// Everything.
     All,

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AgentName, PipelineState, UnitName, assign,
-    assignment::Reason,
     fleet::{DatabaseView, HoldKind},
     operation::{Move, Operation, OperationKind},
 };
@@ -66,39 +65,6 @@ pub fn drain_plan(view: &DatabaseView, agents: &[AgentName]) -> Vec<Move> {
                 from: row.owner.clone(),
                 to,
                 reason: "drain".to_owned(),
-            })
-        })
-        .collect()
-}
-
-/// The moves that would balance the fleet if nothing were placed by hand.
-pub fn rebalance_plan(view: &DatabaseView) -> Vec<Move> {
-    let bundles: Vec<_> = view
-        .bundles()
-        .into_iter()
-        .map(|bundle| crate::Bundle {
-            placement: None,
-            ..bundle
-        })
-        .collect();
-    let assigned = assign(&bundles, &view.candidates(None));
-    view.pipelines
-        .iter()
-        .filter_map(|row| {
-            let wanted = assigned.get(&row.name)?;
-            let moves = row.owner.as_ref() != Some(&wanted.agent);
-            moves.then(|| Move {
-                pipeline: row.name.clone(),
-                from: row.owner.clone(),
-                to: wanted.agent.clone(),
-                reason: match wanted.reason {
-                    Reason::Unowned => "nobody owns it".to_owned(),
-                    Reason::Pinned => "it is pinned there".to_owned(),
-                    _ => format!(
-                        "evens out the load of {}",
-                        row.owner.as_ref().map_or("-", AgentName::as_str)
-                    ),
-                },
             })
         })
         .collect()

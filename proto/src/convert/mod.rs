@@ -3,6 +3,7 @@
 mod fleet;
 mod hold;
 mod operation;
+mod rebalance;
 mod report;
 mod time;
 

@@ -8,6 +8,7 @@ use tide_model::{
 use super::{InvalidField, non_empty, parse, parse_optional, time};
 use crate::fleet::v1 as wire;
 
+/// Enumerations that have the same variants on both sides.
 macro_rules! enums {
     ($($model:ty, $wire:ty, $path:literal: $($variant:ident)+;)+) => {
         $(
@@ -32,6 +33,8 @@ macro_rules! enums {
         )+
     };
 }
+
+pub(super) use enums;
 
 enums! {
     OperationKind, wire::OperationKind, "operation.kind": Drain Undrain Move Rebalance;

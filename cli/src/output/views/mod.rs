@@ -4,6 +4,7 @@ mod agents;
 mod fleet;
 mod operations;
 mod pipelines;
+mod rebalance;
 
 use std::fmt::Write as _;
 
@@ -12,6 +13,7 @@ pub use self::{
     fleet::{FleetStatus, fleet},
     operations::{moves, operation, operations, shares, step_line},
     pipelines::{owner, pipeline, pipelines, tone},
+    rebalance::{Stays, plan, plan_data, plan_record},
 };
 use super::{Style, Tone};
 

@@ -159,7 +159,8 @@ fn steps(style: Style, steps: &[Step]) -> String {
     table.print()
 }
 
-fn upcoming(moment: OffsetDateTime, now: OffsetDateTime) -> String {
+/// `in 5m`, `5m ago`.
+pub(super) fn upcoming(moment: OffsetDateTime, now: OffsetDateTime) -> String {
     if moment > now {
         format!("in {}", age(now, moment))
     } else {

@@ -192,7 +192,18 @@ impl OperationService for Answers {
         _: Request<wire::PlanRebalanceRequest>,
     ) -> Result<Response<wire::PlanRebalanceResponse>, Status> {
         self.admit()?;
-        Ok(Response::new(wire::PlanRebalanceResponse::default()))
+        Ok(Response::new(wire::PlanRebalanceResponse {
+            plan: Some(wire::RebalancePlan::default()),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_rebalance_plan(
+        &self,
+        _: Request<wire::GetRebalancePlanRequest>,
+    ) -> Result<Response<wire::GetRebalancePlanResponse>, Status> {
+        self.admit()?;
+        Err(Status::not_found("no plan is kept here"))
     }
 
     async fn apply_rebalance(
