@@ -1,10 +1,16 @@
 //! Agents: what they say about themselves, and waiting for one to be gone.
 
+use std::time::Duration;
+
 use sqlx::PgConnection;
 use tide_model::{AgentName, GroupName, Incarnation};
 use uuid::Uuid;
 
-use crate::{CatalogError, error::Doing, intent::Actor};
+use crate::{
+    CatalogError,
+    error::Doing,
+    intent::{Actor, interval},
+};
 
 /// What an agent registers when it starts.
 #[derive(Debug, Clone)]
@@ -29,6 +35,8 @@ pub struct AgentRegistration {
     pub metrics_addr: Option<String>,
     /// Its share of the pipelines.
     pub weight: u32,
+    /// How long its lock session may be silent before the server ends it.
+    pub lease: Duration,
 }
 
 /// Registers a run of an agent, which must hold the lock on its name, and wakes the others.
@@ -40,12 +48,13 @@ pub async fn agent_register(
         "-- agent_register\n\
          WITH registered AS (\n\
              INSERT INTO tide.agents AS a (relay_group_id, name, incarnation, backend_pid, version, hostname,\n\
-                                           process_id, metrics_addr, weight, run)\n\
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)\n\
+                                           process_id, metrics_addr, weight, run, lease)\n\
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)\n\
              ON CONFLICT (relay_group_id, name) DO UPDATE SET\n\
                  incarnation = excluded.incarnation, backend_pid = excluded.backend_pid,\n\
                  version = excluded.version, hostname = excluded.hostname, process_id = excluded.process_id,\n\
-                 metrics_addr = excluded.metrics_addr, weight = excluded.weight, run = excluded.run, owned = 0,\n\
+                 metrics_addr = excluded.metrics_addr, weight = excluded.weight, run = excluded.run,\n\
+                 lease = excluded.lease, owned = 0,\n\
                  acknowledged_generation = 0, started_at = now(), last_seen_at = now(), stopped_at = NULL\n\
          )\n\
          SELECT pg_notify('tide_fleet', json_build_object('group', $1::text, 'joined', $2::text)::text)",
@@ -60,6 +69,7 @@ pub async fn agent_register(
     .bind(&agent.metrics_addr)
     .bind(agent.weight as i32)
     .bind(agent.run)
+    .bind(interval(Some(agent.lease)))
     .execute(connection)
     .await
     .map(drop)
@@ -156,7 +166,7 @@ pub async fn agent_remove(
 
 /// How long one wait for an agent blocks in the server: below `deadlock_timeout` (1 s by default),
 /// so that it leaves no log line, and short, so that it does not hold the vacuum horizon.
-pub const WATCH_SLICE: std::time::Duration = std::time::Duration::from_millis(800);
+pub const WATCH_SLICE: Duration = Duration::from_millis(800);
 
 /// Waits up to [`WATCH_SLICE`] for an agent to lose its name lock; true as soon as it has.
 ///

@@ -96,22 +96,28 @@ pub async fn read_view(
         Lag::Measure => {
             "-- fleet_status\n\
              SELECT name, outbox, sink_type, enabled, revision, weight, lock_key, owner, owner_pid, epoch,\n\
-                    last_change_id, lag_rows, lag_seconds, state, state_reason, state_since, reshard_to, settled\n\
-             FROM tide.relay_status($1)"
+                    last_change_id, lag_rows, lag_seconds, state, state_reason, state_since, reshard_to, settled,\n\
+                    (CASE WHEN state = 'retrying' THEN (SELECT w.retry_at FROM tide.relay_consumer_offsets w\n\
+                        WHERE w.relay_group_id = $1 AND w.name = s.name) END) AS retry_at\n\
+             FROM tide.relay_status($1) AS s"
         }
         Lag::Estimate => {
             "-- fleet_estimate\n\
              SELECT name, outbox, sink_type, enabled, revision, weight, lock_key, owner, owner_pid, epoch,\n\
                     last_change_id, greatest(head - last_change_id, 0) AS lag_rows, 0::float8 AS lag_seconds, state,\n\
-                    state_reason, state_since, reshard_to, settled\n\
-             FROM tide.relay_ownership($1)"
+                    state_reason, state_since, reshard_to, settled,\n\
+                    (CASE WHEN state = 'retrying' THEN (SELECT w.retry_at FROM tide.relay_consumer_offsets w\n\
+                        WHERE w.relay_group_id = $1 AND w.name = s.name) END) AS retry_at\n\
+             FROM tide.relay_ownership($1) AS s"
         }
         Lag::Skip => {
             "-- fleet_ownership\n\
              SELECT name, outbox, sink_type, enabled, revision, weight, lock_key, owner, owner_pid, epoch,\n\
                     last_change_id, 0::bigint AS lag_rows, 0::float8 AS lag_seconds, state, state_reason, state_since,\n\
-                    reshard_to, settled\n\
-             FROM tide.relay_ownership($1)"
+                    reshard_to, settled,\n\
+                    (CASE WHEN state = 'retrying' THEN (SELECT w.retry_at FROM tide.relay_consumer_offsets w\n\
+                        WHERE w.relay_group_id = $1 AND w.name = s.name) END) AS retry_at\n\
+             FROM tide.relay_ownership($1) AS s"
         }
     })
     .bind(group.as_str())
@@ -121,7 +127,10 @@ pub async fn read_view(
     let agents: Vec<AgentRecord> = sqlx::query_as(
         "-- fleet_agents\n\
          SELECT a.name, a.incarnation, a.version, a.hostname, a.weight, a.metrics_addr, a.started_at,\n\
-                a.last_seen_at, a.stopped_at, n.pid IS NOT NULL AS alive\n\
+                a.last_seen_at, a.stopped_at, n.pid AS backend_pid,\n\
+                CASE WHEN n.pid IS NOT NULL AND a.last_seen_at < clock_timestamp() - interval '10 s'\n\
+                     THEN (SELECT b.state_change + a.lease FROM pg_stat_get_activity(n.pid) b WHERE b.state = 'idle')\n\
+                END AS lease_ends_at\n\
          FROM tide.agents a\n\
          LEFT JOIN tide.advisory_locks n\n\
                 ON n.class = tide.agent_lock_class(a.relay_group_id)::bigint & 4294967295\n\
@@ -257,6 +266,7 @@ struct StatusRow {
     state: Option<String>,
     state_reason: Option<String>,
     state_since: Option<OffsetDateTime>,
+    retry_at: Option<OffsetDateTime>,
     reshard_to: Option<i32>,
     settled: bool,
 }
@@ -290,6 +300,7 @@ impl TryFrom<StatusRow> for PipelineRow {
             state,
             state_reason: row.state_reason,
             state_since: row.state_since,
+            retry_at: row.retry_at,
             reshard_to: row.reshard_to.map(|shards| shards as u16),
             settled: row.settled,
         })
@@ -307,7 +318,8 @@ struct AgentRecord {
     started_at: OffsetDateTime,
     last_seen_at: OffsetDateTime,
     stopped_at: Option<OffsetDateTime>,
-    alive: bool,
+    backend_pid: Option<i32>,
+    lease_ends_at: Option<OffsetDateTime>,
 }
 
 impl TryFrom<AgentRecord> for AgentRow {
@@ -317,7 +329,7 @@ impl TryFrom<AgentRecord> for AgentRow {
         Ok(Self {
             name: parse("agents", "name", &row.name)?,
             incarnation: Incarnation(row.incarnation),
-            alive: row.alive,
+            alive: row.backend_pid.is_some(),
             version: row.version,
             hostname: row.hostname,
             weight: row.weight.max(0) as u32,
@@ -325,6 +337,8 @@ impl TryFrom<AgentRecord> for AgentRow {
             started_at: row.started_at,
             last_seen_at: row.last_seen_at,
             stopped_at: row.stopped_at,
+            backend_pid: row.backend_pid,
+            lease_ends_at: row.lease_ends_at,
         })
     }
 }

@@ -5,7 +5,7 @@
 //! the order of their names first; otherwise two could wait for each other, which costs them the
 //! server's `deadlock_timeout`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 use tide_model::{
@@ -127,7 +127,12 @@ pub struct StateChange {
     pub state: PipelineState,
     /// Why, if there is something to say.
     pub reason: Option<String>,
+    /// Of one that is retrying: how soon its sink is tried again, if that is worth telling.
+    pub retry_in: Option<Duration>,
 }
+
+/// Nobody waits for a moment that is farther away, and not every such moment is a timestamp.
+const BEYOND_TELLING: Duration = Duration::from_hours(24 * 365);
 
 /// Stores what pipelines are doing; those that are fenced are left as they are.
 pub async fn offsets_set_state(
@@ -144,8 +149,9 @@ pub async fn offsets_set_state(
          )\n\
          UPDATE tide.relay_consumer_offsets o\n\
          SET state_since = CASE WHEN o.state = a.state THEN o.state_since ELSE now() END,\n\
-             state = a.state, state_reason = a.reason\n\
-         FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[]) AS a (name, epoch, state, reason)\n\
+             state = a.state, state_reason = a.reason, retry_at = now() + a.retry_ms * interval '1 millisecond'\n\
+         FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])\n\
+              AS a (name, epoch, state, reason, retry_ms)\n\
               JOIN locked USING (name)\n\
          WHERE o.relay_group_id = $1 AND o.name = a.name AND o.epoch = a.epoch",
     )
@@ -154,6 +160,11 @@ pub async fn offsets_set_state(
     .bind(column(changes, |c| c.epoch.0))
     .bind(column(changes, |c| c.state.as_str()))
     .bind(column(changes, |c| c.reason.clone()))
+    .bind(column(changes, |c| {
+        c.retry_in
+            .filter(|delay| *delay < BEYOND_TELLING)
+            .map(|delay| delay.as_millis() as i64)
+    }))
     .execute(connection)
     .await
     .map(drop)

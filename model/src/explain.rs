@@ -2,11 +2,12 @@
 //! [`assign`](crate::assign) decides, and what each agent's holds have to do with it.
 
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use crate::{
     AgentName, PipelineState, UnitName,
     assignment::Reason,
-    drain::Progress,
+    drain::{Progress, soonest_release},
     fleet::{AgentRow, DatabaseView, Hold, HoldKind, PipelineRow},
 };
 
@@ -21,6 +22,9 @@ pub struct PipelineExplanation {
     pub wanted: Option<AgentName>,
     /// Whether it is at rest, on its way, or needs an operator.
     pub progress: Progress,
+    /// Until when it waits, on the database's clock; none where nobody knows.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub until: Option<OffsetDateTime>,
     /// Why it is where it is, and what it waits for.
     pub because: String,
     /// What to do, if anything has to be done.
@@ -118,6 +122,11 @@ pub fn explain_pipeline(view: &DatabaseView, name: &UnitName) -> Option<Pipeline
         pipeline: row.name.clone(),
         owner: row.owner.clone(),
         agents: view.agents.iter().map(verdict).collect(),
+        until: match progress {
+            Progress::Waiting if to.is_none() => soonest_release(view).map(|(end, _)| end),
+            Progress::Waiting => row.retry_at.filter(|next| *next > view.taken_at),
+            Progress::Progressing | Progress::Blocked | Progress::Done => None,
+        },
         wanted: to,
         progress,
         because,
@@ -175,7 +184,8 @@ fn waiting(
             );
         }
         return match to {
-            None => blocked(
+            None => nobody(
+                view,
                 "no agent may take it".to_owned(),
                 "start an agent, or end a drain: tidectl undrain AGENT".to_owned(),
             ),
@@ -207,7 +217,8 @@ fn waiting(
         );
     }
     if to.is_none() {
-        return blocked(
+        return nobody(
+            view,
             format!("{owner} gives it away, and no other agent may take it"),
             format!("start another agent, or: tidectl undrain {owner}"),
         );
@@ -238,6 +249,22 @@ fn waiting(
         None => format!("{owner} keeps it, as moving it would even out nothing"),
     };
     (Progress::Done, because, None)
+}
+
+/// Nobody may take it: for good, unless the holds on some agent have an end.
+fn nobody(
+    view: &DatabaseView,
+    because: String,
+    hint: String,
+) -> (Progress, String, Option<String>) {
+    match soonest_release(view) {
+        Some((_, agent)) => (
+            Progress::Waiting,
+            format!("{because} until the holds on {agent} end"),
+            None,
+        ),
+        None => (Progress::Blocked, because, Some(hint)),
+    }
 }
 
 /// Whether an agent takes work at all.

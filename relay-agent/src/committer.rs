@@ -249,11 +249,22 @@ impl Positions {
 
     /// Leaves a state to be stored.
     pub(crate) fn set_state(&self, state: PipelineState, reason: Option<String>) {
+        self.leave(state, reason, None);
+    }
+
+    /// Leaves to be stored that the sink fails, and how soon it is tried again, if that is worth
+    /// telling.
+    pub(crate) fn set_retrying(&self, reason: String, retry_in: Option<Duration>) {
+        self.leave(PipelineState::Retrying, Some(reason), retry_in);
+    }
+
+    fn leave(&self, state: PipelineState, reason: Option<String>, retry_in: Option<Duration>) {
         let change = StateChange {
             pipeline: self.pipeline.clone(),
             epoch: self.epoch,
             state,
             reason,
+            retry_in,
         };
         self.committer
             .pending()

@@ -157,6 +157,7 @@ pub(crate) async fn open(
         process_id: std::process::id(),
         metrics_addr: identity.metrics_addr.clone(),
         weight: identity.weight,
+        lease,
     };
     // Before others hear of us and hand over.
     session.rehearse(&identity.name, incarnation).await?;

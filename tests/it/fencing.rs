@@ -81,6 +81,7 @@ async fn an_old_epoch_can_neither_advance_nor_write_dead_letters() -> Result<()>
         epoch: old.epoch,
         state: PipelineState::Misconfigured,
         reason: Some("stale".to_owned()),
+        retry_in: None,
     };
     offsets_set_state(&mut connection, &group(), &[change]).await?;
     // THEN nothing of it is accepted, and it is told so

@@ -174,6 +174,7 @@ async fn join(rig: &Rig, server: &Server, number: usize, pipelines: usize) -> Re
         process_id: std::process::id(),
         metrics_addr: None,
         weight: 1,
+        lease: LEASE,
     };
     agent_register(&mut *rig.pool.acquire().await?, &registration).await?;
     let units: Vec<UnitName> = (0..pipelines)

@@ -6,6 +6,7 @@ use tide_model::{
     drain::Progress,
     explain::{AgentExplanation, Code, PipelineExplanation, explain_agent, explain_pipeline},
 };
+use time::OffsetDateTime;
 
 use crate::{
     args::ExplainArgs,
@@ -26,9 +27,10 @@ pub(super) async fn run(context: &Context, args: &ExplainArgs) -> Result<Exit, C
     let view = session.run(read).await?;
     let pipeline: Option<UnitName> = args.name.parse().ok().filter(|_| !args.agent);
     if let Some(explained) = pipeline.and_then(|name| explain_pipeline(&view, &name)) {
+        let now = OffsetDateTime::now_utc();
         context
             .screen
-            .show(&explained, |style| pipeline_text(style, &explained))?;
+            .show(&explained, |style| pipeline_text(style, &explained, now))?;
         return Ok(match explained.progress {
             Progress::Blocked => Exit::Blocked,
             Progress::Progressing | Progress::Waiting | Progress::Done => Exit::Done,
@@ -57,7 +59,7 @@ pub(super) async fn run(context: &Context, args: &ExplainArgs) -> Result<Exit, C
     Err(CliError::unknown(what, &args.name, &known, advice))
 }
 
-fn pipeline_text(style: Style, explained: &PipelineExplanation) -> String {
+fn pipeline_text(style: Style, explained: &PipelineExplanation, now: OffsetDateTime) -> String {
     let dash = |agent: &Option<AgentName>| {
         agent
             .as_ref()
@@ -67,7 +69,10 @@ fn pipeline_text(style: Style, explained: &PipelineExplanation) -> String {
         ("pipeline", explained.pipeline.to_string()),
         ("owner", dash(&explained.owner)),
         ("wanted", dash(&explained.wanted)),
-        ("progress", explained.progress.as_str().to_owned()),
+        (
+            "progress",
+            views::waiting(explained.progress, explained.until, now),
+        ),
         ("because", explained.because.clone()),
     ];
     if let Some(hint) = &explained.hint {

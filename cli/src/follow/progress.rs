@@ -118,14 +118,20 @@ fn left(before: &Step) -> Step {
         } else {
             "moved".into()
         },
+        until: None,
+        cause: None,
         hint: None,
         ..before.clone()
     }
 }
 
-/// Whether two steps would read alike to somebody who wants to know how it goes.
+/// Whether two steps would read alike to somebody who wants to know how it goes. An end that only
+/// moves is no news: it would be told with every beat of a slow heart.
 fn is_same(before: &Step, now: &Step) -> bool {
-    before.progress == now.progress && before.to == now.to && before.detail == now.detail
+    before.progress == now.progress
+        && before.to == now.to
+        && before.detail == now.detail
+        && before.until.is_some() == now.until.is_some()
 }
 
 fn urgency(progress: Going) -> u8 {
@@ -147,6 +153,8 @@ mod tests {
             from: Some("relay-2".parse().unwrap()),
             to: Some("relay-1".parse().unwrap()),
             progress,
+            until: None,
+            cause: None,
             detail: "words".to_owned(),
             hint: None,
         }

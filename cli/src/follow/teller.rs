@@ -1,6 +1,7 @@
 //! Tells on stderr how an operation goes.
 
 use tide_model::{UnitName, drain::Step};
+use time::OffsetDateTime;
 
 use super::progress::{Change, Progress};
 use crate::{
@@ -42,7 +43,10 @@ impl<'a> Teller<'a> {
         screen.say_over("");
         for change in changes {
             match change {
-                Change::Step(step) => screen.say(views::step_line(Style::plain(), &step)),
+                Change::Step(step) => {
+                    let now = OffsetDateTime::now_utc();
+                    screen.say(views::step_line(Style::plain(), &step, now));
+                }
                 Change::More(more) => {
                     screen.say(format_args!("and {} more", counted(more, "pipeline")));
                 }

@@ -23,6 +23,8 @@ fn look(state: OperationState, progress: Option<Progress>) -> OperationView {
         from: Some("relay-2".parse().unwrap()),
         to: None,
         progress,
+        until: None,
+        cause: None,
         detail: "words".to_owned(),
         hint: None,
     });

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
@@ -54,6 +54,32 @@ pub fn age(since: OffsetDateTime, now: OffsetDateTime) -> String {
     } else {
         duration(Duration::from_secs(seconds))
     }
+}
+
+/// A moment that is waited for: `12:03:04Z (in 9s)`, with its date if that is not today's. One that has
+/// come is only a matter of time.
+pub fn moment(moment: OffsetDateTime, now: OffsetDateTime) -> String {
+    let utc = moment.to_offset(time::UtcOffset::UTC);
+    let (hour, minute, second) = utc.to_hms();
+    let clock = format!("{hour:02}:{minute:02}:{second:02}Z");
+    let date = if utc.date() == now.to_offset(time::UtcOffset::UTC).date() {
+        String::new()
+    } else {
+        format!("{} ", utc.date())
+    };
+    let left = match (moment - now).whole_seconds() {
+        ..=0 => "any moment".to_owned(),
+        _ => format!("in {}", age(now, moment)),
+    };
+    format!("{date}{clock} ({left})")
+}
+
+/// A moment to the second: `2026-11-21T10:00:00Z`.
+pub fn timestamp(moment: OffsetDateTime) -> String {
+    let utc = moment.to_offset(time::UtcOffset::UTC);
+    let seconds = utc.replace_nanosecond(0).unwrap_or(utc);
+    // No year that PostgreSQL sends has more than the format's digits but those that nobody lives to see.
+    seconds.format(&Rfc3339).unwrap_or_else(|_| "-".to_owned())
 }
 
 /// `1 pipeline`, `3 pipelines`.
@@ -152,6 +178,16 @@ mod tests {
         let now = OffsetDateTime::UNIX_EPOCH + time::Duration::hours(2);
         assert_eq!(age(OffsetDateTime::UNIX_EPOCH, now), "2h");
         assert_eq!(age(now, OffsetDateTime::UNIX_EPOCH), "0s");
+    }
+
+    #[test]
+    fn what_is_waited_for_has_a_clock_and_a_distance() {
+        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::hours(12);
+        let after = |seconds| moment(now + time::Duration::seconds(seconds), now);
+        assert_eq!(after(9), "12:00:09Z (in 9s)");
+        assert_eq!(after(0), "12:00:00Z (any moment)");
+        assert_eq!(after(-5), "11:59:55Z (any moment)");
+        assert_eq!(after(86_400), "1970-01-02 12:00:00Z (in 1d)");
     }
 
     #[test]

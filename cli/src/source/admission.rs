@@ -134,6 +134,8 @@ mod tests {
             started_at: OffsetDateTime::UNIX_EPOCH,
             last_seen_at: OffsetDateTime::UNIX_EPOCH,
             stopped_at: None,
+            backend_pid: None,
+            lease_ends_at: None,
         }
     }
 
@@ -159,6 +161,7 @@ mod tests {
                 state: None,
                 state_reason: None,
                 state_since: None,
+                retry_at: None,
                 reshard_to: None,
                 settled: true,
             }],

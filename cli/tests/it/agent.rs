@@ -42,6 +42,7 @@ impl StandIn {
             process_id: 7,
             metrics_addr: None,
             weight: 1,
+            lease,
         };
         agents::agent_register(session.connection(), &registration)
             .await
@@ -82,6 +83,7 @@ impl StandIn {
                 epoch: claim.epoch,
                 state: PipelineState::Running,
                 reason: None,
+                retry_in: None,
             })
             .collect();
         let connection = self.session.connection();

@@ -212,6 +212,8 @@ mod tests {
             state: "unowned".to_owned(),
             reason: None,
             since: None,
+            retry_at: None,
+            backend_pid: None,
             moving_to: None,
             placement: None,
             holds: Vec::new(),

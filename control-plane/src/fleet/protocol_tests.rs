@@ -53,6 +53,7 @@ fn database(owners: &[Option<u8>]) -> Arc<DatabaseView> {
         state: Some(PipelineState::Running),
         state_reason: None,
         state_since: None,
+        retry_at: None,
         reshard_to: None,
         settled: true,
     });
@@ -67,6 +68,8 @@ fn database(owners: &[Option<u8>]) -> Arc<DatabaseView> {
         started_at: START,
         last_seen_at: START,
         stopped_at: None,
+        backend_pid: None,
+        lease_ends_at: None,
     });
     Arc::new(DatabaseView {
         group: "default".parse().unwrap(),

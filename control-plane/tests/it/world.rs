@@ -170,7 +170,8 @@ impl Locks {
         incarnation: Incarnation,
     ) -> Result<Self> {
         let name: AgentName = name.parse()?;
-        let mut session = LockSession::open(&world.server, &group(), SOON * 10).await?;
+        let lease = SOON * 10;
+        let mut session = LockSession::open(&world.server, &group(), lease).await?;
         let locked = eventually(SOON, "the name lock", async || -> Result<_> {
             Ok(session.lock_name(&name).await?.then_some(()))
         });
@@ -186,6 +187,7 @@ impl Locks {
             process_id: 1,
             metrics_addr: None,
             weight: 1,
+            lease,
         };
         agents::agent_register(&mut world.connection().await?, &registration).await?;
         Ok(Self {

@@ -57,6 +57,7 @@ impl PipelineView {
         } else {
             Ownership::Agreed
         };
+        let retrying = state == PipelineState::Retrying.as_str();
         // An owner that delivers knows its lag to the moment. One that cannot does not look.
         let measuring = reported.filter(|report| report.state.is_healthy());
         Self {
@@ -74,6 +75,8 @@ impl PipelineView {
             state,
             reason,
             since: row.state_since,
+            retry_at: row.retry_at.filter(|_| retrying),
+            backend_pid: row.owner_pid,
             moving_to,
             placement,
             holds,
@@ -138,6 +141,7 @@ impl AgentView {
                 report.received_at.max(row.last_seen_at)
             }),
             reporting: report.is_some(),
+            backend_pid: row.backend_pid,
             last_drain,
         }
     }

@@ -68,6 +68,8 @@ pub struct PipelineRow {
     pub state_reason: Option<String>,
     /// Since when.
     pub state_since: Option<OffsetDateTime>,
+    /// Of one that is retrying: when its sink is tried again, if its owner has said so.
+    pub retry_at: Option<OffsetDateTime>,
     /// How many shards its pipeline shall have, if that is another number than it has.
     pub reshard_to: Option<u16>,
     /// Whether its position can be taken over by another layout right now.
@@ -97,6 +99,11 @@ pub struct AgentRow {
     pub last_seen_at: OffsetDateTime,
     /// When it last stopped in good order, or began to, if it has not started since.
     pub stopped_at: Option<OffsetDateTime>,
+    /// The backend that holds its locks, while it is alive.
+    pub backend_pid: Option<i32>,
+    /// Of one that has fallen silent: when the server ends its session if it stays so. None where the
+    /// reader may not see that session.
+    pub lease_ends_at: Option<OffsetDateTime>,
 }
 
 impl AgentRow {
@@ -269,6 +276,8 @@ mod tests {
             started_at: OffsetDateTime::UNIX_EPOCH,
             last_seen_at: OffsetDateTime::UNIX_EPOCH,
             stopped_at: None,
+            backend_pid: None,
+            lease_ends_at: None,
         }
     }
 
@@ -290,6 +299,7 @@ mod tests {
             state: None,
             state_reason: None,
             state_since: None,
+            retry_at: None,
             reshard_to: None,
             settled: true,
         }

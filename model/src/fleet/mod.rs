@@ -93,6 +93,9 @@ pub struct AgentView {
     pub last_seen_at: OffsetDateTime,
     /// Whether it reports to the control plane that made this view.
     pub reporting: bool,
+    /// The backend that holds its locks; none if it does not run, or nobody says.
+    #[serde(default)]
+    pub backend_pid: Option<i32>,
     /// What became of its newest drain, if that is on record.
     pub last_drain: Option<LastDrain>,
 }
@@ -139,6 +142,12 @@ pub struct PipelineView {
     /// Since when it is in this state, if known.
     #[serde(with = "time::serde::rfc3339::option")]
     pub since: Option<OffsetDateTime>,
+    /// When its sink is tried again, if it is retrying and that is known.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub retry_at: Option<OffsetDateTime>,
+    /// The backend that holds its lock, whosesoever it is.
+    #[serde(default)]
+    pub backend_pid: Option<i32>,
     /// Where it should be by everybody's calculation, if that is not where it is.
     pub moving_to: Option<AgentName>,
     /// Where an operator placed it.

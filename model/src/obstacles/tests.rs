@@ -21,6 +21,8 @@ fn agent(name: &str) -> AgentRow {
         started_at: OffsetDateTime::UNIX_EPOCH,
         last_seen_at: OffsetDateTime::UNIX_EPOCH,
         stopped_at: None,
+        backend_pid: None,
+        lease_ends_at: None,
     }
 }
 
@@ -42,6 +44,7 @@ fn pipeline(number: i64, name: &str, owner: &str) -> PipelineRow {
         state: None,
         state_reason: None,
         state_since: None,
+        retry_at: None,
         reshard_to: None,
         settled: true,
     }

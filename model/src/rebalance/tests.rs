@@ -21,6 +21,8 @@ fn agent(name: &str, weight: u32) -> AgentRow {
         metrics_addr: None,
         started_at: NOW,
         last_seen_at: NOW,
+        backend_pid: None,
+        lease_ends_at: None,
         stopped_at: None,
     }
 }
@@ -43,6 +45,7 @@ fn pipeline(number: i64, owner: Option<&str>) -> PipelineRow {
         state: None,
         state_reason: None,
         state_since: None,
+        retry_at: None,
         reshard_to: None,
         settled: true,
     }

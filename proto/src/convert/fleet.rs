@@ -104,6 +104,7 @@ impl From<&AgentView> for wire::Agent {
             last_seen_at: Some(time::timestamp(agent.last_seen_at)),
             reporting: agent.reporting,
             last_drain: agent.last_drain.as_ref().map(Into::into),
+            backend_pid: agent.backend_pid.unwrap_or_default(),
         }
     }
 }
@@ -129,6 +130,7 @@ impl TryFrom<wire::Agent> for AgentView {
             last_seen_at: time::moment("agent.last_seen_at", agent.last_seen_at)?,
             reporting: agent.reporting,
             last_drain: agent.last_drain.map(TryInto::try_into).transpose()?,
+            backend_pid: backend(agent.backend_pid),
         })
     }
 }
@@ -156,6 +158,8 @@ impl From<&PipelineView> for wire::Pipeline {
             status: pipeline.state.clone(),
             reason: pipeline.reason.clone().unwrap_or_default(),
             since: pipeline.since.map(time::timestamp),
+            retry_at: pipeline.retry_at.map(time::timestamp),
+            backend_pid: pipeline.backend_pid.unwrap_or_default(),
             moving_to: text(&pipeline.moving_to),
             placement: text(&pipeline.placement),
             holds: pipeline.holds.clone(),
@@ -186,6 +190,8 @@ impl TryFrom<wire::Pipeline> for PipelineView {
             state: pipeline.status,
             reason: non_empty(pipeline.reason),
             since: time::optional_moment("pipeline.since", pipeline.since)?,
+            retry_at: time::optional_moment("pipeline.retry_at", pipeline.retry_at)?,
+            backend_pid: backend(pipeline.backend_pid),
             moving_to: parse_optional("pipeline.moving_to", &pipeline.moving_to)?,
             placement: parse_optional("pipeline.placement", &pipeline.placement)?,
             holds: pipeline.holds,
@@ -235,6 +241,11 @@ impl TryFrom<wire::Fleet> for FleetView {
             revision: counted(fleet.revision),
         })
     }
+}
+
+/// No process has the number zero.
+fn backend(pid: i32) -> Option<i32> {
+    (pid != 0).then_some(pid)
 }
 
 /// None from somebody who does not count.
@@ -335,6 +346,8 @@ mod tests {
             state: "unowned".to_owned(),
             reason: None,
             since: None,
+            retry_at: None,
+            backend_pid: None,
             moving_to: None,
             placement: None,
             holds: Vec::new(),

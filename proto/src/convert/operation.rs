@@ -1,7 +1,7 @@
 //! Operations and their steps.
 
 use tide_model::{
-    drain::{Progress, Step},
+    drain::{Cause, Progress, Step},
     operation::{Move, Operation, OperationKind, OperationState},
 };
 
@@ -40,6 +40,34 @@ enums! {
     OperationKind, wire::OperationKind, "operation.kind": Drain Undrain Move Rebalance;
     OperationState, wire::OperationState, "operation.state": Running Succeeded Failed Cancelled;
     Progress, wire::StepProgress, "step.progress": Progressing Waiting Blocked Done;
+}
+
+impl From<Cause> for wire::StepCause {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::NoAgent => Self::NoAgent,
+            Cause::OwnerSilent => Self::OwnerSilent,
+            Cause::Pace => Self::Pace,
+            Cause::SinkFails => Self::SinkFails,
+            Cause::TargetGone => Self::TargetGone,
+            Cause::TargetHeld => Self::TargetHeld,
+            Cause::PipelineHeld => Self::PipelineHeld,
+        }
+    }
+}
+
+/// A cause that a newer control plane has and this version has no word for is none.
+fn cause(cause: wire::StepCause) -> Option<Cause> {
+    match cause {
+        wire::StepCause::Unspecified => None,
+        wire::StepCause::NoAgent => Some(Cause::NoAgent),
+        wire::StepCause::OwnerSilent => Some(Cause::OwnerSilent),
+        wire::StepCause::Pace => Some(Cause::Pace),
+        wire::StepCause::SinkFails => Some(Cause::SinkFails),
+        wire::StepCause::TargetGone => Some(Cause::TargetGone),
+        wire::StepCause::TargetHeld => Some(Cause::TargetHeld),
+        wire::StepCause::PipelineHeld => Some(Cause::PipelineHeld),
+    }
 }
 
 impl From<&Move> for wire::PlannedMove {
@@ -127,6 +155,11 @@ impl From<&Step> for wire::OperationStep {
             progress: wire::StepProgress::from(step.progress).into(),
             detail: step.detail.clone(),
             hint: step.hint.clone().unwrap_or_default(),
+            until: step.until.map(time::timestamp),
+            cause: step
+                .cause
+                .map_or(wire::StepCause::Unspecified, Into::into)
+                .into(),
         }
     }
 }
@@ -137,6 +170,8 @@ impl TryFrom<wire::OperationStep> for Step {
     fn try_from(step: wire::OperationStep) -> Result<Self, InvalidField> {
         Ok(Self {
             progress: step.progress().try_into()?,
+            cause: cause(step.cause()),
+            until: time::optional_moment("step.until", step.until)?,
             pipeline: parse("step.pipeline", &step.pipeline)?,
             from: parse_optional("step.from", &step.from)?,
             to: parse_optional("step.to", &step.to)?,

@@ -87,6 +87,9 @@ pub(crate) struct Services {
 
 /// Delays between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// When a sink is tried again is stored from here on: a shorter delay is over before anybody has read of
+/// it, and would be stored many times a second.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
 /// How often a pipeline that cannot work is tried all the same: its cause may lie outside of it.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How long our own pause of a pipeline may be on its way back to us.
@@ -300,8 +303,14 @@ impl Status {
                 (PipelineState::Retrying, backoff.next())
             }
         };
-        if self.gauge.set_state(state, Some(&reason)) {
+        let news = self.gauge.set_state(state, Some(&reason));
+        if news {
             warn!(pipeline.id = %context.pipeline, %state, reason, "delivery failed; trying again");
+        }
+        let told = (delay >= WORTH_TELLING).then_some(delay);
+        if state == PipelineState::Retrying && (news || told.is_some()) {
+            self.positions.set_retrying(reason, told);
+        } else if news {
             self.positions.set_state(state, Some(reason));
         }
         delay

@@ -16,6 +16,8 @@ fn pipeline(name: &str, last_change_id: i64, lag_rows: i64, lag_seconds: f64) ->
         state: "running".to_owned(),
         reason: None,
         since: None,
+        retry_at: None,
+        backend_pid: None,
         moving_to: None,
         placement: None,
         holds: Vec::new(),

@@ -100,6 +100,8 @@ fn fleet() -> Fleet {
         started_at: NOW,
         last_seen_at: NOW,
         stopped_at: None,
+        backend_pid: None,
+        lease_ends_at: None,
     };
     let pipeline = PipelineRow {
         name: "orders".parse().unwrap(),
@@ -118,6 +120,7 @@ fn fleet() -> Fleet {
         state: Some(PipelineState::Running),
         state_reason: None,
         state_since: None,
+        retry_at: None,
         reshard_to: None,
         settled: true,
     };

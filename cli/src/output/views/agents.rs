@@ -75,6 +75,12 @@ pub fn agent(
                 agent.metrics_addr.clone().unwrap_or_else(|| "-".to_owned()),
             ),
             ("incarnation", agent.incarnation.to_string()),
+            (
+                "backend",
+                agent
+                    .backend_pid
+                    .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+            ),
             ("started", when(agent.started_at)),
             ("seen", when(agent.last_seen_at)),
             (

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 pub use self::{
     agents::{agent, agents},
     fleet::{FleetStatus, fleet},
-    operations::{moves, operation, operations, shares, step_line},
+    operations::{moves, operation, operations, shares, step_line, waiting},
     pipelines::{owner, pipeline, pipelines, tone},
     rebalance::{Stays, plan, plan_data, plan_record},
 };

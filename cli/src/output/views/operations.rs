@@ -11,7 +11,10 @@ use time::OffsetDateTime;
 
 use super::facts;
 use crate::{
-    output::{Cell, Style, Table, Tone, humanize::age},
+    output::{
+        Cell, Style, Table, Tone,
+        humanize::{age, moment},
+    },
     source::OperationView,
 };
 
@@ -74,7 +77,7 @@ pub fn operation(style: Style, view: &OperationView, now: OffsetDateTime) -> Str
     );
     if !view.steps.is_empty() {
         text.push('\n');
-        text.push_str(&steps(style, &view.steps));
+        text.push_str(&steps(style, &view.steps, now));
     }
     text
 }
@@ -116,19 +119,20 @@ pub fn shares(moves: &[Move]) -> String {
     shares.join("; ")
 }
 
-/// One step on a line of its own, and the command that unblocks it on the next.
-pub fn step_line(style: Style, step: &Step) -> String {
+/// One step on a line of its own, and the command that unblocks it on the next. `now` is the reader's
+/// clock.
+pub fn step_line(style: Style, step: &Step, now: OffsetDateTime) -> String {
     let name = |agent: &Option<AgentName>| {
         agent
             .as_ref()
             .map_or_else(|| "-".to_owned(), ToString::to_string)
     };
-    let word = style.paint(
+    let progress = style.paint(
         progress_tone(step.progress),
-        &format!("{:11}", step.progress.as_str()),
+        &format!("{:11}", word(step, now)),
     );
     let line = format!(
-        "{word}  {}  {} > {}  {}",
+        "{progress}  {}  {} > {}  {}",
         step.pipeline,
         name(&step.from),
         name(&step.to),
@@ -140,7 +144,19 @@ pub fn step_line(style: Style, step: &Step) -> String {
     }
 }
 
-fn steps(style: Style, steps: &[Step]) -> String {
+/// `WAITING until 12:03:04Z (in 9s)`, as far as that is known.
+pub fn waiting(progress: Progress, until: Option<OffsetDateTime>, now: OffsetDateTime) -> String {
+    match until {
+        Some(until) => format!("{} until {}", progress.as_str(), moment(until, now)),
+        None => progress.as_str().to_owned(),
+    }
+}
+
+fn word(step: &Step, now: OffsetDateTime) -> String {
+    waiting(step.progress, step.until, now)
+}
+
+fn steps(style: Style, steps: &[Step], now: OffsetDateTime) -> String {
     let mut table = Table::new(style, &["PROGRESS", "PIPELINE", "FROM", "TO", "DETAIL"])
         .with_words_in("DETAIL");
     for step in steps {
@@ -149,7 +165,7 @@ fn steps(style: Style, steps: &[Step]) -> String {
             None => step.detail.clone(),
         };
         table.row([
-            Cell::toned(step.progress.as_str(), progress_tone(step.progress)),
+            Cell::toned(word(step, now), progress_tone(step.progress)),
             Cell::from(step.pipeline.as_str()),
             Cell::or_dash(step.from.as_ref()),
             Cell::or_dash(step.to.as_ref()),

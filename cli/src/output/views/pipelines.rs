@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::facts;
 use crate::output::{
     Cell, Style, Table, Tone,
-    humanize::{age, number, seconds},
+    humanize::{age, moment, number, seconds},
 };
 
 /// Pipelines, one a row.
@@ -53,7 +53,15 @@ pub fn pipeline(style: Style, pipeline: &PipelineView, now: OffsetDateTime) -> S
                         .map(|since| format!("{} ago", age(since, now))),
                 ),
             ),
+            (
+                "next try",
+                dash(pipeline.retry_at.map(|next| moment(next, now))),
+            ),
             ("owner", owner(pipeline)),
+            (
+                "backend",
+                dash(pipeline.backend_pid.map(|pid| pid.to_string())),
+            ),
             (
                 "placed on",
                 dash(pipeline.placement.as_ref().map(ToString::to_string)),

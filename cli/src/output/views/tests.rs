@@ -32,6 +32,7 @@ fn agent(name: &str, state: AgentState, pipelines: u32) -> AgentView {
         started_at: now() - Duration::days(12),
         last_seen_at: now() - Duration::seconds(2),
         reporting: true,
+        backend_pid: None,
         last_drain: None,
     }
 }
@@ -50,6 +51,8 @@ fn pipeline(name: &str, owner: Option<&str>, state: &str) -> PipelineView {
         state: state.to_owned(),
         reason: None,
         since: Some(now() - Duration::minutes(4)),
+        retry_at: None,
+        backend_pid: None,
         moving_to: None,
         placement: None,
         holds: Vec::new(),
@@ -73,6 +76,7 @@ fn degraded_fleet() -> FleetView {
     let lost = AgentView {
         last_seen_at: now() - Duration::seconds(48),
         reporting: false,
+        backend_pid: None,
         last_drain: None,
         ..agent("relay-4", AgentState::Lost, 0)
     };
@@ -135,6 +139,8 @@ fn step(pipeline: &str, progress: Progress, detail: &str, hint: Option<&str>) ->
         from: Some("relay-2".parse().unwrap()),
         to: hint.is_none().then(|| "relay-1".parse().unwrap()),
         progress,
+        until: None,
+        cause: None,
         detail: detail.to_owned(),
         hint: hint.map(ToOwned::to_owned),
     }
@@ -235,6 +241,10 @@ fn one_operation_and_its_steps() {
                 "no live agent may take it",
                 Some("start another agent, or: tidectl undrain relay-2"),
             ),
+            Step {
+                until: Some(now() + Duration::hours(30)),
+                ..step("audit", Progress::Waiting, "relay-1 is cordoned", None)
+            },
         ],
     };
     assert_snapshot!(super::operation(Style::plain(), &view, now()));
@@ -255,8 +265,12 @@ fn steps_one_by_one() {
             "no live agent may take it",
             Some("tidectl undrain relay-2"),
         ),
+        Step {
+            until: Some(now() + Duration::seconds(9)),
+            ..step("audit", Progress::Waiting, "relay-2 is silent", None)
+        },
     ]
-    .map(|step| step_line(Style::plain(), &step));
+    .map(|step| step_line(Style::plain(), &step, now()));
     assert_snapshot!(lines.join("\n"));
 }
 

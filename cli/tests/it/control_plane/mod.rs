@@ -125,6 +125,7 @@ pub(crate) fn agent(text: &str) -> AgentView {
         started_at: OffsetDateTime::now_utc() - Duration::hours(1),
         last_seen_at: OffsetDateTime::now_utc(),
         reporting: true,
+        backend_pid: None,
         last_drain: None,
     }
 }
@@ -143,6 +144,8 @@ pub(crate) fn pipeline(text: &str, owner: &str) -> PipelineView {
         state: "running".to_owned(),
         reason: None,
         since: None,
+        retry_at: None,
+        backend_pid: None,
         moving_to: None,
         placement: None,
         holds: Vec::new(),
@@ -198,6 +201,8 @@ pub(crate) fn step(progress: Progress) -> Step {
         from: Some(name("relay-2")),
         to: Some(name("relay-1")),
         progress,
+        until: None,
+        cause: None,
         detail: "on its way".to_owned(),
         hint: None,
     }
