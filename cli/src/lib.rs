@@ -37,6 +37,7 @@ pub mod interrupt;
 mod locks;
 pub mod output;
 mod prompt;
+mod select;
 pub mod source;
 
 use std::{ffi::OsString, process::ExitCode};

@@ -11,6 +11,7 @@ use super::{
     duration,
     hold::{FreezeArgs, PinArgs, UnholdArgs},
     moment,
+    select::SelectArgs,
 };
 
 /// Arguments of `migrate`.
@@ -111,6 +112,9 @@ pub enum PipelineCommand {
         /// Only those that this agent owns
         #[arg(long, value_name = "AGENT")]
         owner: Option<AgentName>,
+        /// Which of them, and in which order.
+        #[command(flatten)]
+        select: SelectArgs,
     },
     /// Show one pipeline
     Show {

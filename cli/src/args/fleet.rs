@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use tide_model::AgentName;
 use time::OffsetDateTime;
 
-use super::moment;
+use super::{moment, select::SelectArgs};
 
 /// What to show of the fleet.
 #[derive(Debug, Subcommand)]
@@ -14,6 +14,9 @@ pub enum FleetCommand {
         /// Go on showing changes; with -o json one line each
         #[arg(long, short)]
         watch: bool,
+        /// Which agents to show; the verdict is on the whole fleet.
+        #[command(flatten)]
+        select: SelectArgs,
     },
 }
 
@@ -55,7 +58,7 @@ pub struct EventsArgs {
 pub enum AgentCommand {
     /// List agents
     #[command(visible_alias = "ls")]
-    List,
+    List(SelectArgs),
     /// Show one agent and what it owns
     Show {
         /// Its name

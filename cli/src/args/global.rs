@@ -174,6 +174,8 @@ pub enum SourceChoice {
 pub enum OutputFormat {
     /// For people
     Table,
+    /// For people with wide screens: as a table, with everything that a list knows
+    Wide,
     /// For programs
     Json,
     /// For both

@@ -16,6 +16,7 @@ mod locks;
 pub mod moment;
 mod operation;
 mod rebalance;
+mod select;
 mod wait;
 
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ pub use self::{
     locks::{LocksCommand, ReleaseArgs},
     operation::{DrainArgs, MoveArgs, OperationCommand, UndrainArgs, WaitArgs, WatchLimit},
     rebalance::{ApplyPlanArgs, Measure, PlanArgs, RebalanceCommand},
+    select::{AgentSelector, SelectArgs},
 };
 pub use crate::commands::dev::{DevArgs, DevBrokerArgs, Scenario};
 use crate::exit::AFTER_HELP;

@@ -8,14 +8,18 @@ use tide_model::{
     hold::{DrainMode, DrainTerms, OnDeadline},
 };
 
-use super::{duration, hold::LiftArgs};
+use super::{duration, hold::LiftArgs, select::AgentSelector};
 
 /// Arguments of `drain`.
 #[derive(Debug, Args)]
 pub struct DrainArgs {
-    /// The agents; several are judged and emptied together
+    /// The agents, or patterns of their names in quotes, such as 'relay-*'; several are judged and
+    /// emptied together
     #[arg(value_name = "AGENT", required = true)]
-    pub agents: Vec<AgentName>,
+    pub agents: Vec<AgentSelector>,
+    /// Do not ask, where a pattern says which agents
+    #[arg(long, short)]
+    pub yes: bool,
     /// What for; shown with the hold and recorded
     #[arg(
         long,
@@ -42,7 +46,7 @@ pub struct DrainArgs {
     /// Hand over at most so many pipelines at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub pace: Option<u32>,
-    /// Drain even if some pipelines have nowhere to go, or are to stay
+    /// Drain even if some pipelines have nowhere to go, or are to stay, or a pattern means all agents
     #[arg(long)]
     pub force: bool,
     /// Only say where each pipeline would go

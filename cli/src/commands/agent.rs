@@ -11,7 +11,13 @@ use time::OffsetDateTime;
 
 use super::catalog;
 use crate::{
-    args::AgentCommand, context::Context, error::CliError, exit::Exit, output::views, source,
+    args::{AgentCommand, SelectArgs},
+    context::Context,
+    error::CliError,
+    exit::Exit,
+    output::views,
+    select::Selection,
+    source,
 };
 
 /// An agent and what it owns, as printed.
@@ -24,19 +30,21 @@ struct Shown {
 
 pub(super) async fn run(context: &Context, command: AgentCommand) -> Result<Exit, CliError> {
     match command {
-        AgentCommand::List => list(context).await,
+        AgentCommand::List(select) => list(context, &select).await,
         AgentCommand::Show { name } => show(context, &name).await,
         AgentCommand::Remove { name, reason } => remove(context, &name, reason).await,
     }
 }
 
-async fn list(context: &Context) -> Result<Exit, CliError> {
+async fn list(context: &Context, select: &SelectArgs) -> Result<Exit, CliError> {
+    let selection = Selection::parse(select)?;
     let mut source = source::connect(context).await?;
-    let agents = source.agents().await?;
+    let mut agents = source.agents().await?;
     let now = OffsetDateTime::now_utc();
-    context
-        .screen
-        .show(&agents, |style| views::agents(style, &agents, now))?;
+    selection.apply(&mut agents, now);
+    context.screen.show(&agents, |style| {
+        views::agents(style, &agents, now) + &views::footer(style, &source.cited())
+    })?;
     Ok(Exit::Done)
 }
 

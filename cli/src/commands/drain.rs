@@ -6,6 +6,7 @@ use tide_model::{
     operation::{Move, Operation, OperationState},
 };
 
+use super::selected;
 use crate::{
     args::{DrainArgs, UndrainArgs, WaitArgs},
     context::Context,
@@ -13,11 +14,25 @@ use crate::{
     exit::Exit,
     follow::{Follow, Verdict, follow, goes_on, subject},
     output::{humanize::counted, views},
+    prompt::confirm,
     source::{self, Drain, Intent, OperationView, Source, StartedDrain, Stranding},
 };
 
 pub(super) async fn drain(context: &Context, args: DrainArgs) -> Result<Exit, CliError> {
     let mut source = source::connect(context).await?;
+    let selected = match selected::named(&args.agents) {
+        Some(selected) => selected,
+        None => selected::matched(&args.agents, &source.agents().await?)?,
+    };
+    if selected.everybody && !args.force {
+        return Err(CliError::Blocked {
+            message: format!(
+                "that means every agent that runs, and nobody would deliver: {}",
+                selected.counted()
+            ),
+            hint: "leave one out, or drain all the same with --force".to_owned(),
+        });
+    }
     let stranding = if args.force {
         Stranding::Accept
     } else {
@@ -28,25 +43,29 @@ pub(super) async fn drain(context: &Context, args: DrainArgs) -> Result<Exit, Cl
         reason: args.reason.clone(),
         deadline: args.deadline,
     };
-    let drains: Vec<Drain> = args
+    let drains: Vec<Drain> = selected
         .agents
         .iter()
         .map(|agent| Drain {
             agent: agent.clone(),
-            together_with: args.agents.clone(),
+            together_with: selected.agents.clone(),
             stranding,
             terms: args.terms(),
         })
         .collect();
     // All or none: the first would be on its way when the second is refused.
     let mut planned = Vec::new();
-    if args.plan || drains.len() > 1 {
+    if args.plan || selected.by_pattern || drains.len() > 1 {
         for drain in &drains {
             planned.push(source.drain_plan(drain, &intent).await?);
         }
     }
     if args.plan {
-        return show_plan(context, &args.agents, &planned.concat());
+        return show_plan(context, &selected.agents, &planned.concat());
+    }
+    if selected.by_pattern {
+        let question = format!("drain {}", selected.counted());
+        confirm(context, args.yes.into(), &question).await?;
     }
     let mut started = Vec::new();
     for drain in &drains {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tide_model::fleet::FleetView;
+use tide_model::fleet::{AgentView, FleetView};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep_until};
 
@@ -12,6 +12,7 @@ use crate::{
     error::CliError,
     exit::Exit,
     output::views::{self, FleetStatus},
+    select::Selection,
     source::{self, Source},
 };
 
@@ -20,15 +21,39 @@ const REDRAW: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(context: &Context, command: &FleetCommand) -> Result<Exit, CliError> {
     match command {
-        FleetCommand::Status { watch: false } => status(context).await,
-        FleetCommand::Status { watch: true } => watch(context).await,
+        FleetCommand::Status { watch, select } => {
+            let selection = Selection::parse(select)?;
+            if *watch {
+                self::watch(context, &selection).await
+            } else {
+                status(context, &selection).await
+            }
+        }
     }
 }
 
-async fn status(context: &Context) -> Result<Exit, CliError> {
+/// A fleet of which only the agents are left that were asked for, and how many there were.
+struct Chosen {
+    fleet: FleetView,
+    agents: usize,
+}
+
+impl Chosen {
+    fn of(mut fleet: FleetView, selection: &Selection<AgentView>) -> Self {
+        let agents = fleet.agents.len();
+        selection.apply(&mut fleet.agents, OffsetDateTime::now_utc());
+        Self { fleet, agents }
+    }
+
+    fn status(&self, kind: &'static str) -> FleetStatus<'_> {
+        FleetStatus::of_chosen(kind, &self.fleet, self.agents)
+    }
+}
+
+async fn status(context: &Context, selection: &Selection<AgentView>) -> Result<Exit, CliError> {
     let mut source = source::connect(context).await?;
-    let fleet = source.fleet().await?;
-    let status = FleetStatus::new(source.kind(), &fleet);
+    let chosen = Chosen::of(source.fleet().await?, selection);
+    let status = chosen.status(source.kind());
     let (label, now) = (source.label(), OffsetDateTime::now_utc());
     context
         .screen
@@ -41,11 +66,11 @@ async fn status(context: &Context) -> Result<Exit, CliError> {
 }
 
 /// Ends only by Ctrl-C, or when nobody reads any more. A source that goes away is looked for again.
-async fn watch(context: &Context) -> Result<Exit, CliError> {
+async fn watch(context: &Context, selection: &Selection<AgentView>) -> Result<Exit, CliError> {
     let mut source = source::connect(context).await?;
     let mut shown = None;
     loop {
-        let Err(error) = watch_source(context, &mut source, &mut shown).await;
+        let Err(error) = watch_source(context, &mut source, selection, &mut shown).await;
         if !error.is_transient() {
             return Err(error);
         }
@@ -59,7 +84,8 @@ async fn watch(context: &Context) -> Result<Exit, CliError> {
 async fn watch_source(
     context: &Context,
     source: &mut Source,
-    shown: &mut Option<FleetView>,
+    selection: &Selection<AgentView>,
+    shown: &mut Option<Chosen>,
 ) -> Result<std::convert::Infallible, CliError> {
     let (kind, label) = (source.kind(), source.label());
     let mut watch = source.fleet_watch().await?;
@@ -73,13 +99,15 @@ async fn watch_source(
                     fleet = &mut next => break fleet?,
                     () = sleep_until(redraw_at) => {}
                 }
-                if let Some(fleet) = shown.as_ref().filter(|_| context.screen.redraws()) {
-                    draw(context, &FleetStatus::new(kind, fleet), &label)?;
+                if let Some(chosen) = shown.as_ref().filter(|_| context.screen.redraws()) {
+                    draw(context, &chosen.status(kind), &label)?;
                 }
             }
         };
-        let news = shown.as_ref().is_none_or(|before| !is_same(before, &fleet));
-        let status = FleetStatus::new(kind, &fleet);
+        let chosen = Chosen::of(fleet, selection);
+        let before = shown.as_ref().map(|before| &before.fleet);
+        let news = before.is_none_or(|before| !is_same(before, &chosen.fleet));
+        let status = chosen.status(kind);
         if context.screen.redraws() {
             draw(context, &status, &label)?;
         } else if news {
@@ -88,7 +116,7 @@ async fn watch_source(
                 .screen
                 .show_next(&status, |style| views::fleet(style, &status, &label, now))?;
         }
-        *shown = Some(fleet);
+        *shown = Some(chosen);
     }
 }
 

@@ -19,10 +19,7 @@ use crate::{
     context::Context,
     error::CliError,
     exit::Exit,
-    output::{
-        Cell, Style, Table,
-        humanize::{age, counted},
-    },
+    output::{humanize::counted, views},
     source::{self, Intent},
 };
 
@@ -130,7 +127,7 @@ async fn list(context: &Context) -> Result<Exit, CliError> {
     let now = OffsetDateTime::now_utc();
     context
         .screen
-        .show(&holds, |style| table(style, &holds, now))?;
+        .show(&holds, |style| views::holds(style, &holds, now))?;
     Ok(Exit::Done)
 }
 
@@ -150,35 +147,6 @@ async fn remove(context: &Context, args: RemoveHoldArgs) -> Result<Exit, CliErro
         lines.collect::<Vec<_>>().join("\n")
     })?;
     Ok(Exit::Done)
-}
-
-fn table(style: Style, holds: &[Hold], now: OffsetDateTime) -> String {
-    if holds.is_empty() {
-        return "nothing is held".to_owned();
-    }
-    let heading = ["TARGET", "KIND", "OWNER", "AGE", "ENDS IN", "ID", "REASON"];
-    let mut table = Table::new(style, &heading).with_words_in("REASON");
-    for hold in holds {
-        let kind = match &hold.to {
-            Some(to) => format!("{} to {to}", hold.kind),
-            None => hold.kind.to_string(),
-        };
-        let owner = if hold.name == hold.actor {
-            hold.actor.clone()
-        } else {
-            format!("{} ({})", hold.actor, hold.name)
-        };
-        table.row([
-            Cell::from(hold.target.as_str()),
-            Cell::from(kind),
-            Cell::from(owner),
-            Cell::from(age(hold.created_at, now)),
-            Cell::or_dash(hold.expires_at.map(|end| age(now, end))),
-            Cell::from(hold.id.to_string()),
-            Cell::or_dash((!hold.reason.is_empty()).then_some(&hold.reason)),
-        ]);
-    }
-    table.print()
 }
 
 fn intent(context: &Context, reason: String) -> Intent {

@@ -127,7 +127,7 @@ fn show(context: &Context, inboxes: &[Inbox]) -> Result<Exit, CliError> {
 }
 
 fn table(style: Style, inboxes: &[Inbox], now: OffsetDateTime) -> String {
-    let heading = [
+    let mut heading = vec![
         "INBOX",
         "PENDING",
         "FAILED",
@@ -136,9 +136,12 @@ fn table(style: Style, inboxes: &[Inbox], now: OffsetDateTime) -> String {
         "SIZE",
         "RETENTION",
     ];
+    if style.is_wide() {
+        heading.push("LAST ID");
+    }
     let mut table = Table::new(style, &heading);
     for inbox in inboxes {
-        table.row([
+        let mut row = vec![
             Cell::from(inbox.name.as_str()),
             Cell::from(number(inbox.pending.max(0) as u64)),
             Cell::from(number(inbox.failed.max(0) as u64)),
@@ -146,7 +149,11 @@ fn table(style: Style, inboxes: &[Inbox], now: OffsetDateTime) -> String {
             Cell::from(format!("~{}", number(inbox.messages.max(0) as u64))),
             Cell::from(bytes(inbox.size_bytes.max(0) as u64)),
             Cell::from(inbox.retention.as_str()),
-        ]);
+        ];
+        if style.is_wide() {
+            row.push(Cell::from(inbox.last_id.to_string()));
+        }
+        table.row(row);
     }
     table.print()
 }

@@ -180,13 +180,16 @@ fn session_of(one: &Judged) -> String {
 }
 
 fn table(style: Style, judged: &[Judged]) -> String {
-    let heading = [
+    let mut heading = vec![
         "PIPELINE", "VERDICT", "HOLDER", "RECORDED", "PID", "AGE", "SESSION",
     ];
+    if style.is_wide() {
+        heading.extend(["EPOCH", "USER", "CLIENT"]);
+    }
     let mut table = Table::new(style, &heading).with_words_in("SESSION");
     for one in judged {
         let session = one.pid.map_or_else(|| "-".to_owned(), |_| session_of(one));
-        table.row([
+        let mut row = vec![
             Cell::from(one.pipeline.as_str()),
             Cell::toned(one.verdict.as_str(), tone(one.verdict)),
             Cell::or_dash(one.holder.as_deref()),
@@ -194,7 +197,15 @@ fn table(style: Style, judged: &[Judged]) -> String {
             Cell::or_dash(one.pid),
             Cell::or_dash(one.age_seconds.map(|age| seconds(age.trunc()))),
             Cell::from(session),
-        ]);
+        ];
+        if style.is_wide() {
+            row.extend([
+                Cell::or_dash(one.epoch),
+                Cell::or_dash(one.user.as_deref()),
+                Cell::or_dash(one.client.as_deref()),
+            ]);
+        }
+        table.row(row);
     }
     let mut text = table.print();
     for one in judged {

@@ -21,6 +21,7 @@ mod operation;
 mod outbox;
 mod pipeline;
 mod rebalance;
+mod selected;
 mod status;
 mod wait;
 

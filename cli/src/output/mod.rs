@@ -62,7 +62,8 @@ impl Screen {
                 Style::terminal(!colourless)
             } else {
                 Style::plain()
-            },
+            }
+            .with_all_columns(global.output == OutputFormat::Wide),
             stdout_is_terminal,
             stderr_is_terminal: io::stderr().is_terminal(),
             paper: None,
@@ -89,7 +90,7 @@ impl Screen {
 
     /// Whether data is for people.
     pub fn is_table(&self) -> bool {
-        self.format == OutputFormat::Table
+        matches!(self.format, OutputFormat::Table | OutputFormat::Wide)
     }
 
     /// Whether a person looks at stdout and it may be redrawn.
@@ -114,7 +115,7 @@ impl Screen {
         text: impl FnOnce(Style) -> String,
     ) -> Result<(), CliError> {
         let printed = match self.format {
-            OutputFormat::Table => text(self.style),
+            OutputFormat::Table | OutputFormat::Wide => text(self.style),
             OutputFormat::Json => json(data, serde_json::to_string_pretty)?,
             OutputFormat::Yaml => yaml(data)?,
             OutputFormat::Ndjson => lines(data)?,
@@ -129,7 +130,7 @@ impl Screen {
         text: impl FnOnce(Style) -> String,
     ) -> Result<(), CliError> {
         let printed = match self.format {
-            OutputFormat::Table => text(self.style),
+            OutputFormat::Table | OutputFormat::Wide => text(self.style),
             OutputFormat::Json | OutputFormat::Ndjson => json(data, serde_json::to_string)?,
             OutputFormat::Yaml => format!("---\n{}", yaml(data)?),
         };

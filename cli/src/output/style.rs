@@ -1,10 +1,11 @@
 //! How text looks: colours for people, none for programs.
 
-/// Whether colours are used, and how wide a table may be.
+/// Whether colours are used, how wide a table may be, and whether it has all its columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
     colour: bool,
     width: Width,
+    wide: bool,
 }
 
 /// How wide a table may be.
@@ -35,6 +36,8 @@ pub enum Tone {
 
 /// The width of tables that go to a file or another program.
 const PLAIN_WIDTH: u16 = 100;
+/// As good as any width: nobody asked for all columns in order to have them broken.
+const ALL_COLUMNS_WIDTH: u16 = 2_000;
 
 impl Style {
     /// For files and programs.
@@ -42,6 +45,7 @@ impl Style {
         Self {
             colour: false,
             width: Width::Fixed(PLAIN_WIDTH),
+            wide: false,
         }
     }
 
@@ -50,7 +54,28 @@ impl Style {
         Self {
             colour,
             width: Width::Terminal,
+            wide: false,
         }
+    }
+
+    /// With all columns that a list has, each as wide as it is.
+    #[must_use]
+    pub fn with_all_columns(self, wide: bool) -> Self {
+        let width = if wide {
+            Width::Fixed(ALL_COLUMNS_WIDTH)
+        } else {
+            self.width
+        };
+        Self {
+            width,
+            wide,
+            ..self
+        }
+    }
+
+    /// Whether lists have all their columns.
+    pub fn is_wide(self) -> bool {
+        self.wide
     }
 
     /// Whether colours are used.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tide_catalog::holds::Breaking;
 use tide_model::{
     AgentName, OperationId, UnitName,
-    fleet::{AgentView, FleetView, PipelineView},
     operation::{Move, Operation},
 };
 use tide_proto::{
@@ -22,7 +21,9 @@ use tonic::{
 };
 
 use super::{
-    Drain, FleetWatch, Intent, OperationView, OperationWatch, StartedDrain, Stranding, refusal,
+    Drain, Intent, OperationView, OperationWatch, StartedDrain, Stranding,
+    reads::Cited,
+    refusal,
     rpc::{answer, converted, label, present, silent},
 };
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// The largest page that servers give.
-const PAGE: u32 = 1_000;
+pub(super) const PAGE: u32 = 1_000;
 /// A fleet of 1,000 agents and 100,000 pipelines is some 20 MB in one message.
 const LARGEST_MESSAGE: usize = 256 << 20;
 /// A stream that stays silent is asked for a sign of life this often, and given up this long
@@ -44,8 +45,10 @@ pub struct ControlPlane {
     pub(super) label: String,
     pub(super) deadline: Duration,
     pub(super) holds: Box<HoldServiceClient<Asker>>,
-    fleet: FleetServiceClient<Asker>,
+    pub(super) fleet: FleetServiceClient<Asker>,
     pub(super) operations: OperationServiceClient<Asker>,
+    /// Of which view the newest list was.
+    pub(super) cited: Option<Cited>,
 }
 
 /// Says with every call who asks.
@@ -82,6 +85,7 @@ impl ControlPlane {
             operations: operations.max_decoding_message_size(LARGEST_MESSAGE),
             label,
             deadline,
+            cited: None,
         })
     }
 
@@ -104,77 +108,6 @@ impl ControlPlane {
         };
         let call = self.fleet.list_agents(request);
         answer(&self.label, self.deadline, call).await.map(drop)
-    }
-
-    pub(super) async fn fleet(&mut self) -> Result<FleetView, CliError> {
-        let call = self.fleet.get_fleet(wire::GetFleetRequest {});
-        let answered = answer(&self.label, self.deadline, call).await?;
-        Ok(present("fleet", answered.fleet)?.try_into()?)
-    }
-
-    pub(super) async fn fleet_watch(&mut self) -> Result<FleetWatch<'_>, CliError> {
-        let call = self.fleet.watch_fleet(wire::WatchFleetRequest::default());
-        let stream = answer(&self.label, self.deadline, call).await?;
-        Ok(FleetWatch::stream(stream, &self.label))
-    }
-
-    pub(super) async fn agents(&mut self) -> Result<Vec<AgentView>, CliError> {
-        let mut agents = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let call = self.fleet.list_agents(wire::ListAgentsRequest {
-                page_size: PAGE,
-                page_token,
-            });
-            let page = answer(&self.label, self.deadline, call).await?;
-            agents.extend(page.agents);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return converted(agents);
-            }
-        }
-    }
-
-    pub(super) async fn agent(
-        &mut self,
-        name: &AgentName,
-    ) -> Result<(AgentView, Vec<PipelineView>), CliError> {
-        let call = self.fleet.get_agent(wire::GetAgentRequest {
-            name: name.to_string(),
-        });
-        let answered = answer(&self.label, self.deadline, call).await?;
-        let agent = present("agent", answered.agent)?.try_into()?;
-        Ok((agent, converted(answered.pipelines)?))
-    }
-
-    pub(super) async fn pipelines(
-        &mut self,
-        owner: Option<&AgentName>,
-    ) -> Result<Vec<PipelineView>, CliError> {
-        let owner = owner.map(ToString::to_string).unwrap_or_default();
-        let mut pipelines = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let call = self.fleet.list_pipelines(wire::ListPipelinesRequest {
-                page_size: PAGE,
-                page_token,
-                owner: owner.clone(),
-            });
-            let page = answer(&self.label, self.deadline, call).await?;
-            pipelines.extend(page.pipelines);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return converted(pipelines);
-            }
-        }
-    }
-
-    pub(super) async fn pipeline(&mut self, name: &UnitName) -> Result<PipelineView, CliError> {
-        let call = self.fleet.get_pipeline(wire::GetPipelineRequest {
-            name: name.to_string(),
-        });
-        let answered = answer(&self.label, self.deadline, call).await?;
-        Ok(present("pipeline", answered.pipeline)?.try_into()?)
     }
 
     pub(super) async fn drain_plan(

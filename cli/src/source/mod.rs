@@ -9,6 +9,7 @@ mod connect;
 mod control_plane;
 mod database;
 mod holds;
+mod reads;
 mod rebalance;
 mod refusal;
 mod rpc;
@@ -153,6 +154,15 @@ impl Source {
             Self::ControlPlane(control_plane) => format!("control-plane {}", control_plane.label()),
             Self::Database(database) => format!("database {}", database.label()),
         }
+    }
+
+    /// Where the newest list came from, and of which view it was.
+    pub fn cited(&self) -> String {
+        let revision = match self {
+            Self::ControlPlane(control_plane) => control_plane.cited(),
+            Self::Database(_) => String::new(),
+        };
+        self.label() + &revision
     }
 
     /// The whole fleet.

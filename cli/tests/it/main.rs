@@ -20,5 +20,6 @@ mod pipeline_test;
 mod plain;
 mod rebalance;
 mod remote;
+mod select;
 mod status;
 mod terminal;

@@ -22,7 +22,7 @@ use crate::{
     exit::Exit,
     output::{
         Cell, Style, Table,
-        humanize::{age, counted, listed},
+        humanize::{age, counted, listed, timestamp},
     },
     prompt::{Consent, confirm},
 };
@@ -257,7 +257,10 @@ fn actor(context: &Context, reason: String) -> Actor {
 }
 
 fn table(style: Style, letters: &[Letter], now: OffsetDateTime) -> String {
-    let heading = ["ID", "PIPELINE", "MESSAGE", "KEY", "AGE", "TRIES", "ERROR"];
+    let mut heading = vec!["ID", "PIPELINE", "MESSAGE", "KEY", "AGE", "TRIES", "ERROR"];
+    if style.is_wide() {
+        heading.extend(["OUTBOX", "EVENT ID", "PUBLISHED"]);
+    }
     let mut table = Table::new(style, &heading).with_words_in("ERROR");
     for letter in letters {
         let error = match (letter.replay, letter.parked) {
@@ -265,7 +268,7 @@ fn table(style: Style, letters: &[Letter], now: OffsetDateTime) -> String {
             (None, true) => format!("(key is parked) {}", letter.error),
             (None, false) => letter.error.clone(),
         };
-        table.row([
+        let mut row = vec![
             Cell::from(letter.id.to_string()),
             Cell::from(letter.pipeline.as_str()),
             Cell::from(letter.message_id.to_string()),
@@ -273,7 +276,15 @@ fn table(style: Style, letters: &[Letter], now: OffsetDateTime) -> String {
             Cell::from(age(letter.refused_at, now)),
             Cell::from(letter.attempts.to_string()),
             Cell::from(error),
-        ]);
+        ];
+        if style.is_wide() {
+            row.extend([
+                Cell::from(letter.outbox.as_str()),
+                Cell::from(letter.event_id.to_string()),
+                Cell::or_dash(letter.published_at.map(timestamp)),
+            ]);
+        }
+        table.row(row);
     }
     table.print()
 }

@@ -17,19 +17,20 @@ use time::OffsetDateTime;
 use self::flow::Flow;
 use super::{catalog, hold};
 use crate::{
-    args::{PipelineCommand, UnholdArgs},
+    args::{PipelineCommand, SelectArgs, UnholdArgs},
     context::Context,
     error::CliError,
     exit::Exit,
     output::views,
     prompt::confirm,
+    select::Selection,
     source,
 };
 
 pub(super) async fn run(context: &Context, command: PipelineCommand) -> Result<Exit, CliError> {
     match command {
         PipelineCommand::Apply(args) => apply::run(context, &args).await,
-        PipelineCommand::List { owner } => list(context, owner.as_ref()).await,
+        PipelineCommand::List { owner, select } => list(context, owner.as_ref(), &select).await,
         PipelineCommand::Show { name } => show(context, &name).await,
         PipelineCommand::Enable { name } => switch(context, &name, Switch::On).await,
         PipelineCommand::Disable { name } => switch(context, &name, Switch::Off).await,
@@ -52,12 +53,19 @@ pub(super) async fn run(context: &Context, command: PipelineCommand) -> Result<E
     }
 }
 
-async fn list(context: &Context, owner: Option<&AgentName>) -> Result<Exit, CliError> {
+async fn list(
+    context: &Context,
+    owner: Option<&AgentName>,
+    select: &SelectArgs,
+) -> Result<Exit, CliError> {
+    let selection = Selection::parse(select)?;
     let mut source = source::connect(context).await?;
-    let pipelines = source.pipelines(owner).await?;
-    context
-        .screen
-        .show(&pipelines, |style| views::pipelines(style, &pipelines))?;
+    let mut pipelines = source.pipelines(owner).await?;
+    let now = OffsetDateTime::now_utc();
+    selection.apply(&mut pipelines, now);
+    context.screen.show(&pipelines, |style| {
+        views::pipelines(style, &pipelines, now) + &views::footer(style, &source.cited())
+    })?;
     Ok(Exit::Done)
 }
 
@@ -79,9 +87,10 @@ async fn show(context: &Context, name: &UnitName) -> Result<Exit, CliError> {
     if shards.is_empty() {
         return Err(unknown);
     }
+    let now = OffsetDateTime::now_utc();
     context
         .screen
-        .show(&shards, |style| views::pipelines(style, &shards))?;
+        .show(&shards, |style| views::pipelines(style, &shards, now))?;
     Ok(Exit::Done)
 }
 

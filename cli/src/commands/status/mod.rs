@@ -16,7 +16,7 @@ use crate::{
     exit::Exit,
     output::{
         Cell, Style, Table, Tone,
-        humanize::{counted, number, seconds},
+        humanize::{age, counted, number, seconds},
         views,
     },
     source::{Database, Session},
@@ -135,9 +135,12 @@ impl Line {
 }
 
 fn text(style: Style, status: &Status) -> String {
-    let heading = [
+    let mut heading = vec![
         "PIPELINE", "OWNER", "EPOCH", "LAST ID", "ROWS", "LAG", "STATE", "REASON",
     ];
+    if style.is_wide() {
+        heading.extend(["SINCE", "OUTBOX", "SINK", "PID"]);
+    }
     let mut table = Table::new(style, &heading).with_words_in("REASON");
     for line in &status.pipelines {
         let pipeline = &line.pipeline;
@@ -146,7 +149,7 @@ fn text(style: Style, status: &Status) -> String {
         } else {
             Cell::toned(pipeline.state.as_str(), views::tone(&pipeline.state))
         };
-        table.row([
+        let mut row = vec![
             Cell::from(pipeline.name.as_str()),
             Cell::from(views::owner(pipeline)),
             Cell::or_dash(pipeline.epoch),
@@ -155,7 +158,17 @@ fn text(style: Style, status: &Status) -> String {
             Cell::from(seconds(pipeline.lag_seconds)),
             state,
             Cell::or_dash(pipeline.reason.as_deref()),
-        ]);
+        ];
+        if style.is_wide() {
+            let since = pipeline.since.map(|since| age(since, status.database_at));
+            row.extend([
+                Cell::or_dash(since),
+                Cell::from(pipeline.outbox.as_str()),
+                Cell::from(pipeline.sink.as_str()),
+                Cell::or_dash(pipeline.backend_pid),
+            ]);
+        }
+        table.row(row);
     }
     let mut text = if status.pipelines.is_empty() {
         String::new()

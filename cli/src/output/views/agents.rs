@@ -16,12 +16,15 @@ pub(super) fn fleet_rows(style: Style, fleet: &FleetView) -> String {
 
 /// Agents, one a row. Ages are counted up to `now`, on the clock of the agents' timestamps.
 pub fn agents(style: Style, agents: &[AgentView], now: OffsetDateTime) -> String {
-    let heading = [
+    let mut heading = vec![
         "AGENT", "STATE", "AGE", "VERSION", "PIPES", "WEIGHT", "LAG p95", "WORST", "HOLDS", "SEEN",
     ];
+    if style.is_wide() {
+        heading.extend(WIDE);
+    }
     let mut table = Table::new(style, &heading).with_words_in("HOLDS");
     for agent in agents {
-        table.row([
+        let mut row = vec![
             Cell::from(agent.name.as_str()),
             state(agent.state),
             Cell::or_dash(is_up(agent.state).then(|| age(agent.started_at, now))),
@@ -32,9 +35,36 @@ pub fn agents(style: Style, agents: &[AgentView], now: OffsetDateTime) -> String
             lag(agent, agent.lag_worst_seconds),
             Cell::or_dash(holds(agent)),
             Cell::from(age(agent.last_seen_at, now)),
-        ]);
+        ];
+        if style.is_wide() {
+            row.extend(wide(agent));
+        }
+        table.row(row);
     }
     table.print()
+}
+
+const WIDE: [&str; 7] = [
+    "UNHEALTHY",
+    "HOST",
+    "PID",
+    "METRICS",
+    "REPORTS",
+    "LAST DRAIN",
+    "INCARNATION",
+];
+
+fn wide(agent: &AgentView) -> [Cell; WIDE.len()] {
+    let drain = agent.last_drain.as_ref();
+    [
+        Cell::from(agent.unhealthy.to_string()),
+        Cell::from(agent.hostname.as_str()),
+        Cell::or_dash(agent.backend_pid),
+        Cell::or_dash(agent.metrics_addr.as_deref()),
+        Cell::from(if agent.reporting { "yes" } else { "no" }),
+        Cell::or_dash(drain.map(|drain| drain.state)),
+        Cell::from(agent.incarnation.to_string()),
+    ]
 }
 
 /// One agent and what it owns.
@@ -96,7 +126,7 @@ pub fn agent(
     );
     if !owned.is_empty() {
         text.push('\n');
-        text.push_str(&pipelines(style, owned));
+        text.push_str(&pipelines(style, owned, now));
     }
     text
 }

@@ -22,12 +22,24 @@ pub struct FleetStatus<'a> {
     pub lag_p95_seconds: f64,
     /// The worst of them, seconds.
     pub lag_max_seconds: f64,
+    /// How many agents there are, whichever are shown.
+    #[serde(skip)]
+    agents: usize,
     /// The fleet.
     #[serde(flatten)]
     pub fleet: &'a FleetView,
 }
 
 impl<'a> FleetStatus<'a> {
+    /// Sums a fleet up, of which some agents may be left out that were not asked for: there are
+    /// `agents` in all.
+    pub fn of_chosen(source: &'static str, fleet: &'a FleetView, agents: usize) -> Self {
+        Self {
+            agents,
+            ..Self::new(source, fleet)
+        }
+    }
+
     /// Sums a fleet up.
     pub fn new(source: &'static str, fleet: &'a FleetView) -> Self {
         let (lag_p95_seconds, lag_max_seconds) = fleet.lag();
@@ -36,6 +48,7 @@ impl<'a> FleetStatus<'a> {
             healthy: fleet.is_healthy(),
             lag_p95_seconds,
             lag_max_seconds,
+            agents: fleet.agents.len(),
             fleet,
         }
     }
@@ -49,6 +62,13 @@ pub fn fleet(style: Style, status: &FleetStatus<'_>, label: &str, now: OffsetDat
     if !fleet.agents.is_empty() {
         text.push_str(&fleet_rows(style, fleet));
         text.push('\n');
+    }
+    if let Some(left_out) = status.agents.checked_sub(fleet.agents.len())
+        && left_out > 0
+    {
+        let left_out = format!("{} left out by --filter", counted(left_out, "agent"));
+        text.push_str(&style.paint(Tone::Faint, &left_out));
+        text.push_str("\n\n");
     }
     let warnings = warnings(style, &fleet.warnings);
     if !warnings.is_empty() {
@@ -99,7 +119,7 @@ fn heading(style: Style, status: &FleetStatus<'_>) -> String {
         "{} {}  {verdict}  {}  {}{unowned}  lag p95 {}, max {}{worst}",
         style.paint(Tone::Strong, "FLEET"),
         fleet.group,
-        counted(fleet.agents.len(), "agent"),
+        counted(status.agents, "agent"),
         counted(fleet.pipelines.len(), "pipeline"),
         seconds(status.lag_p95_seconds),
         seconds(status.lag_max_seconds),

@@ -2,6 +2,7 @@
 
 mod agents;
 mod fleet;
+mod holds;
 mod operations;
 mod pipelines;
 mod rebalance;
@@ -11,6 +12,7 @@ use std::fmt::Write as _;
 pub use self::{
     agents::{agent, agents},
     fleet::{FleetStatus, fleet},
+    holds::holds,
     operations::{moves, operation, operations, shares, step_line, waiting},
     pipelines::{owner, pipeline, pipelines, tone},
     rebalance::{Stays, plan, plan_data, plan_record},
@@ -26,6 +28,16 @@ pub fn facts(style: Style, facts: &[(&str, String)]) -> String {
         let _ = writeln!(text, "{name}  {value}");
         text
     })
+}
+
+/// Where a list came from, under one with all its columns; others are kept bare, for `awk`.
+pub fn footer(style: Style, cited: &str) -> String {
+    if style.is_wide() {
+        let source = format!("source {cited}");
+        format!("\n{}\n", style.paint(Tone::Faint, &source))
+    } else {
+        String::new()
+    }
 }
 
 /// What needs attention, one a line; the rest is counted.

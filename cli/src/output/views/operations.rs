@@ -20,7 +20,7 @@ use crate::{
 
 /// Operations, one a row. `now` is the reader's clock.
 pub fn operations(style: Style, operations: &[Operation], now: OffsetDateTime) -> String {
-    let heading = [
+    let mut heading = vec![
         "OPERATION",
         "KIND",
         "TARGET",
@@ -29,9 +29,12 @@ pub fn operations(style: Style, operations: &[Operation], now: OffsetDateTime) -
         "AGE",
         "OUTCOME",
     ];
+    if style.is_wide() {
+        heading.extend(WIDE);
+    }
     let mut table = Table::new(style, &heading).with_words_in("OUTCOME");
     for operation in operations {
-        table.row([
+        let mut row = vec![
             Cell::from(operation.id.to_string()),
             Cell::from(operation.kind.as_str()),
             Cell::from(operation.target.as_str()),
@@ -39,9 +42,35 @@ pub fn operations(style: Style, operations: &[Operation], now: OffsetDateTime) -
             Cell::from(operation.actor.as_str()),
             Cell::from(age(operation.created_at, now)),
             Cell::or_dash(operation.outcome.as_deref()),
-        ]);
+        ];
+        if style.is_wide() {
+            row.extend(wide(operation, now));
+        }
+        table.row(row);
     }
     table.print()
+}
+
+const WIDE: [&str; 5] = ["REASON", "MOVES", "GIVES UP", "TOOK", "SAFE TO STOP"];
+
+fn wide(operation: &Operation, now: OffsetDateTime) -> [Cell; WIDE.len()] {
+    let running = operation.state == OperationState::Running;
+    let deadline = operation.deadline_at.filter(|_| running);
+    [
+        Cell::or_dash((!operation.reason.is_empty()).then_some(&operation.reason)),
+        Cell::from(operation.moves.len().to_string()),
+        Cell::or_dash(deadline.map(|deadline| upcoming(deadline, now))),
+        Cell::or_dash(
+            operation
+                .finished_at
+                .map(|ended| age(operation.created_at, ended)),
+        ),
+        Cell::from(if operation.is_safe_to_stop() {
+            "yes"
+        } else {
+            "-"
+        }),
+    ]
 }
 
 /// One operation and where its pipelines stand. `now` is the reader's clock.

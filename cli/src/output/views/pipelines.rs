@@ -9,14 +9,17 @@ use crate::output::{
     humanize::{age, moment, number, seconds},
 };
 
-/// Pipelines, one a row.
-pub fn pipelines(style: Style, pipelines: &[PipelineView]) -> String {
-    let heading = [
+/// Pipelines, one a row. `now` is the reader's clock.
+pub fn pipelines(style: Style, pipelines: &[PipelineView], now: OffsetDateTime) -> String {
+    let mut heading = vec![
         "PIPELINE", "OUTBOX", "SINK", "OWNER", "STATE", "ROWS", "LAG", "REASON",
     ];
+    if style.is_wide() {
+        heading.extend(WIDE);
+    }
     let mut table = Table::new(style, &heading).with_words_in("REASON");
     for pipeline in pipelines {
-        table.row([
+        let mut row = vec![
             Cell::from(pipeline.name.as_str()),
             Cell::from(pipeline.outbox.as_str()),
             Cell::from(pipeline.sink.as_str()),
@@ -25,9 +28,37 @@ pub fn pipelines(style: Style, pipelines: &[PipelineView]) -> String {
             Cell::from(number(pipeline.lag_rows.max(0) as u64)),
             Cell::from(seconds(pipeline.lag_seconds)),
             Cell::or_dash(pipeline.reason.as_deref()),
-        ]);
+        ];
+        if style.is_wide() {
+            row.extend(wide(pipeline, now));
+        }
+        table.row(row);
     }
     table.print()
+}
+
+const WIDE: [&str; 8] = [
+    "SINCE",
+    "NEXT TRY",
+    "EPOCH",
+    "LAST ID",
+    "PID",
+    "OWNERSHIP",
+    "PLACED ON",
+    "HOLDS",
+];
+
+fn wide(pipeline: &PipelineView, now: OffsetDateTime) -> [Cell; WIDE.len()] {
+    [
+        Cell::or_dash(pipeline.since.map(|since| age(since, now))),
+        Cell::or_dash(pipeline.retry_at.map(|next| moment(next, now))),
+        Cell::or_dash(pipeline.epoch),
+        Cell::from(pipeline.last_change_id.to_string()),
+        Cell::or_dash(pipeline.backend_pid),
+        Cell::from(pipeline.ownership.as_str()),
+        Cell::or_dash(pipeline.placement.as_ref()),
+        Cell::or_dash((!pipeline.holds.is_empty()).then(|| pipeline.holds.join("; "))),
+    ]
 }
 
 /// One pipeline. `now` is the reader's clock.

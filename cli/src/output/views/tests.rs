@@ -191,7 +191,11 @@ fn many_warnings_are_cut() {
 
 #[test]
 fn all_pipelines() {
-    assert_snapshot!(pipelines(Style::plain(), &degraded_fleet().pipelines));
+    assert_snapshot!(pipelines(
+        Style::plain(),
+        &degraded_fleet().pipelines,
+        now()
+    ));
 }
 
 #[test]
@@ -288,4 +292,52 @@ fn planned_moves() {
     });
     assert_snapshot!(moves(Style::plain(), &planned));
     assert_eq!(shares(&planned), "- > relay-1 (1); relay-2 > relay-1 (1)");
+}
+
+fn wide() -> Style {
+    Style::plain().with_all_columns(true)
+}
+
+#[test]
+fn all_that_is_known_of_agents() {
+    let mut fleet = degraded_fleet();
+    fleet.agents[1].backend_pid = Some(48_121);
+    assert_snapshot!(
+        agents(wide(), &fleet.agents, now()) + &footer(wide(), "database db:5432/shop")
+    );
+}
+
+#[test]
+fn all_that_is_known_of_pipelines() {
+    let mut fleet = degraded_fleet();
+    let retrying = &mut fleet.pipelines[0];
+    retrying.retry_at = Some(now() + Duration::seconds(9));
+    retrying.backend_pid = Some(48_121);
+    retrying.holds = vec!["pin to relay-3 by tom: dongle".to_owned()];
+    assert_snapshot!(pipelines(wide(), &fleet.pipelines, now()));
+}
+
+#[test]
+fn all_that_is_known_of_operations() {
+    let list = [
+        operation(OperationKind::Drain, OperationState::Running),
+        operation(OperationKind::Drain, OperationState::Succeeded),
+    ];
+    assert_snapshot!(operations(wide(), &list, now()));
+}
+
+#[test]
+fn a_list_without_all_its_columns_has_no_footer() {
+    assert_eq!(footer(Style::plain(), "database db:5432/shop"), "");
+}
+
+#[test]
+fn agents_that_were_left_out_are_counted_and_judged_all_the_same() {
+    let mut fleet_view = degraded_fleet();
+    let known = fleet_view.agents.len();
+    fleet_view.agents.truncate(1);
+    let status = FleetStatus::of_chosen("database", &fleet_view, known);
+    let text = fleet(Style::plain(), &status, "database db:5432/shop", now());
+    assert!(text.contains("DEGRADED  4 agents"), "{text}");
+    assert!(text.contains("3 agents left out by --filter"), "{text}");
 }
