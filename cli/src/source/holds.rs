@@ -19,7 +19,8 @@ use super::{
 use crate::error::CliError;
 
 impl Database {
-    pub(super) async fn holds(&mut self) -> Result<Vec<Hold>, CliError> {
+    /// Every hold that is in force, oldest first.
+    pub(crate) async fn holds(&mut self) -> Result<Vec<Hold>, CliError> {
         let group = self.group.clone();
         let list =
             async |connection: &mut PgConnection| Ok(holds::hold_list(connection, &group).await?);

@@ -4,7 +4,7 @@
 mod trend;
 
 use serde::Serialize;
-use tide_model::fleet::{FleetView, PipelineView};
+use tide_model::fleet::{FleetView, Hold, PipelineView};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep_until};
 
@@ -32,6 +32,8 @@ struct Status {
     database_at: OffsetDateTime,
     healthy: bool,
     pipelines: Vec<Line>,
+    /// What operators keep from working, so that nobody forgets it.
+    holds: Vec<Hold>,
     warnings: Vec<String>,
 }
 
@@ -55,12 +57,16 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Cl
     let first = database.fleet().await?;
     // One look tells where everything is. Whether it moves takes a second one, if anything waits.
     let waiting = first.pipelines.iter().any(|p| p.enabled && p.lag_rows > 0);
-    let status = if waiting && !args.interval.is_zero() {
+    let second = if waiting && !args.interval.is_zero() {
         sleep_until(started + args.interval).await;
-        let second = database.fleet().await?;
-        Status::new(label, &second, Some(&first))
+        Some(database.fleet().await?)
     } else {
-        Status::new(label, &first, None)
+        None
+    };
+    let holds = database.holds().await?;
+    let status = match &second {
+        Some(second) => Status::new(label, second, Some(&first), holds),
+        None => Status::new(label, &first, None, holds),
     };
     context.screen.show(&status, |style| text(style, &status))?;
     Ok(if status.healthy {
@@ -71,7 +77,12 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Cl
 }
 
 impl Status {
-    fn new(database: String, now: &FleetView, before: Option<&FleetView>) -> Self {
+    fn new(
+        database: String,
+        now: &FleetView,
+        before: Option<&FleetView>,
+        holds: Vec<Hold>,
+    ) -> Self {
         let lines: Vec<Line> = now
             .pipelines
             .iter()
@@ -95,6 +106,7 @@ impl Status {
             database_at: now.database_at,
             healthy: warnings.is_empty(),
             pipelines: lines,
+            holds,
             warnings,
         }
     }
@@ -175,6 +187,10 @@ fn text(style: Style, status: &Status) -> String {
     } else {
         table.print() + "\n"
     };
+    if !status.holds.is_empty() {
+        text.push_str(&views::holds(style, &status.holds, status.database_at));
+        text.push('\n');
+    }
     text.push_str(&views::warnings(style, &status.warnings));
     if !status.warnings.is_empty() {
         text.push('\n');

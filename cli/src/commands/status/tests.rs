@@ -40,7 +40,45 @@ fn fleet_at(second: i64, pipelines: Vec<PipelineView>) -> FleetView {
 
 fn status(before: PipelineView, after: PipelineView) -> Status {
     let (before, after) = (fleet_at(0, vec![before]), fleet_at(2, vec![after]));
-    Status::new("db:5432/shop".to_owned(), &after, Some(&before))
+    Status::new("db:5432/shop".to_owned(), &after, Some(&before), Vec::new())
+}
+
+/// A cordon that somebody set three days ago.
+fn forgotten() -> Hold {
+    Hold {
+        id: tide_model::HoldId(uuid::Uuid::nil()),
+        name: "ana".to_owned(),
+        target: tide_model::hold::HoldTarget::Agent("relay-2".parse().unwrap()),
+        kind: tide_model::hold::HoldKind::Cordon,
+        actor: "ana".to_owned(),
+        reason: "disk".to_owned(),
+        to: None,
+        drain: None,
+        operation: None,
+        is_running: false,
+        deadline_at: None,
+        created_at: OffsetDateTime::UNIX_EPOCH - time::Duration::days(3),
+        expires_at: None,
+    }
+}
+
+#[test]
+fn what_is_held_is_shown_with_its_age_and_degrades_nothing() {
+    let fleet = fleet_at(0, vec![pipeline("orders", 7, 0, 0.0)]);
+    let status = Status::new("db:5432/shop".to_owned(), &fleet, None, vec![forgotten()]);
+    assert!(status.healthy);
+    insta::assert_snapshot!(text(Style::plain(), &status));
+}
+
+#[test]
+fn all_columns_if_they_are_asked_for() {
+    let mut waiting = pipeline("orders", 7, 0, 0.0);
+    waiting.since = Some(OffsetDateTime::UNIX_EPOCH - time::Duration::minutes(4));
+    waiting.backend_pid = Some(48_121);
+    let fleet = fleet_at(0, vec![waiting]);
+    let status = Status::new("db:5432/shop".to_owned(), &fleet, None, Vec::new());
+    let style = Style::plain().with_all_columns(true);
+    insta::assert_snapshot!(text(style, &status));
 }
 
 #[test]
