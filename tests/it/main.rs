@@ -5,6 +5,7 @@ mod bad_days;
 mod bad_input;
 mod balance;
 mod bundle;
+mod complaints;
 mod crash_watch;
 mod cursor;
 mod dead_letters;
