@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::time::timeout;
 
@@ -87,6 +87,23 @@ impl Server {
                 server: self.label(),
                 source,
             })
+    }
+
+    /// Opens a session that can be waited on, in a pool of its own.
+    pub(crate) async fn listener(&self) -> Result<(PgListener, PgPool), CatalogError> {
+        // A pool goes on trying for as long as it may, and then forgets why it failed.
+        let probe = self.connect().await?;
+        // It is wanted for nothing else, and a failing goodbye closes it all the same.
+        drop(probe.close().await);
+        let pool = self.pool(1);
+        let listener =
+            PgListener::connect_with(&pool)
+                .await
+                .map_err(|source| CatalogError::Connect {
+                    server: self.label(),
+                    source,
+                })?;
+        Ok((listener, pool))
     }
 
     /// Makes a pool; sessions are opened when they are needed.

@@ -95,6 +95,9 @@ pub enum CatalogError {
         /// What is wrong with it.
         why: String,
     },
+    /// The server, or the network, ended a session that was doing nothing.
+    #[error("the server ended the session while it was idle")]
+    SessionEnded,
     /// A lead that was lost without being given up.
     #[error("the lock of role {0} is gone")]
     LeadershipLost(&'static str),
@@ -151,6 +154,9 @@ impl CatalogError {
                 }
                 _ => return None,
             },
+            Self::SessionEnded => {
+                "PostgreSQL's log has the reason: a restart, an administrator, or silence for longer than --lease"
+            }
             Self::Timeout(_) => "check the network and the server's load",
         };
         Some(hint.to_owned())
@@ -230,7 +236,7 @@ impl CatalogError {
     /// Whether trying again later can help without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Timeout(_) | Self::LeadershipLost(_) => true,
+            Self::Timeout(_) | Self::LeadershipLost(_) | Self::SessionEnded => true,
             Self::Connect { source, .. } | Self::Database { source, .. } => {
                 match sqlstate(source) {
                     // Connection trouble, resources, shutdown, serialization: the server's own words

@@ -13,6 +13,7 @@
 //! here. Nothing in this crate decides anything about the fleet.
 
 pub mod agents;
+mod attentive;
 mod catch_up;
 pub mod connection;
 pub mod dead_letters;

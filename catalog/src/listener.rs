@@ -51,14 +51,7 @@ pub struct Listener {
 impl Listener {
     /// Opens a session of its own and listens on every channel of Tide.
     pub async fn connect(server: &Server) -> Result<Self, CatalogError> {
-        let pool = server.pool(1);
-        let mut listener =
-            PgListener::connect_with(&pool)
-                .await
-                .map_err(|source| CatalogError::Connect {
-                    server: server.label(),
-                    source,
-                })?;
+        let (mut listener, _pool) = server.listener().await?;
         listener.listen_all(CHANNELS).await.doing("listening")?;
         Ok(Self { listener })
     }

@@ -11,12 +11,13 @@
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use tide_model::{AgentName, GroupName, HandoverKind, Incarnation, UnitName};
 use tracing::debug;
 
 use crate::{
-    CatalogError, connection::Server, error::Doing, handovers::Departure, offsets::offsets_claim,
+    CatalogError, attentive::AttentiveSession, connection::Server, error::Doing,
+    handovers::Departure, offsets::offsets_claim,
 };
 
 /// Where a session has ended up. After a failover the same address leads to another timeline;
@@ -46,7 +47,7 @@ pub struct Attempt {
 
 /// A dedicated session and the locks it holds.
 pub struct LockSession {
-    connection: PgConnection,
+    session: AttentiveSession,
     group: GroupName,
     backend_pid: i32,
     home: Home,
@@ -73,7 +74,7 @@ impl LockSession {
             ("tcp_keepalives_count", "3".to_owned()),
             ("statement_timeout", "0".to_owned()),
         ];
-        let mut connection = server.with_settings(&settings).connect().await?;
+        let mut session = AttentiveSession::open(&server.with_settings(&settings)).await?;
         // A standby grants advisory locks too, its own, which mean nothing to anybody.
         let (backend_pid, standby, system, timeline): (i32, bool, i64, Option<i64>) = sqlx::query_as(
             "-- lock_session\n\
@@ -82,14 +83,14 @@ impl LockSession {
                     CASE WHEN NOT pg_is_in_recovery()\n\
                          THEN ('x' || lpad(left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), 16, '0'))::bit(64)::bigint END",
         )
-        .fetch_one(&mut connection)
+        .fetch_one(session.connection().await?)
         .await
         .doing("opening the lock session")?;
         let (false, Some(timeline)) = (standby, timeline) else {
             return Err(CatalogError::Standby);
         };
         Ok(Self {
-            connection,
+            session,
             group: group.clone(),
             backend_pid,
             home: Home { system, timeline },
@@ -113,8 +114,13 @@ impl LockSession {
     }
 
     /// The session itself, for statements that must fail if the locks are gone.
-    pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
+    pub async fn connection(&mut self) -> Result<&mut PgConnection, CatalogError> {
+        self.session.connection().await
+    }
+
+    /// Waits for the end of an idle session, and with it of every lock. Cancel-safe.
+    pub async fn ended(&mut self) -> CatalogError {
+        self.session.ended().await
     }
 
     /// Takes the lock on the agent's own name; false if another session holds it.
@@ -124,7 +130,7 @@ impl LockSession {
         )
         .bind(self.group.as_str())
         .bind(agent.as_str())
-        .fetch_one(&mut self.connection)
+        .fetch_one(self.session.connection().await?)
         .await
         .doing("locking the agent's name")
     }
@@ -172,7 +178,7 @@ impl LockSession {
         )
         .bind(self.group.as_str())
         .bind(names)
-        .fetch_all(&mut self.connection)
+        .fetch_all(self.session.connection().await?)
         .await
         .doing("locking pipelines")
     }
@@ -190,7 +196,7 @@ impl LockSession {
         )
         .bind(self.group.as_str())
         .bind(&held)
-        .fetch_all(&mut self.connection)
+        .fetch_all(self.session.connection().await?)
         .await
         .doing("unlocking pipelines")?;
         for name in pipelines {
@@ -241,7 +247,7 @@ impl LockSession {
         .bind(kinds)
         .bind(quiet)
         .bind(successors)
-        .fetch_one(&mut self.connection)
+        .fetch_one(self.session.connection().await?)
         .await
         .doing("releasing pipelines")?;
         for departure in departures {
@@ -269,13 +275,13 @@ impl LockSession {
         let nobodys = GroupName::try_from(format!("rehearsal-{}", incarnation.0))
             .map_err(|error| CatalogError::inconsistent("rehearsal", "group", error))?;
         sqlx::query("-- rehearse\nBEGIN")
-            .execute(&mut self.connection)
+            .execute(self.session.connection().await?)
             .await
             .doing(DOING)?;
         let group = std::mem::replace(&mut self.group, nobodys);
         let rehearsed = self.claim_and_release(agent, incarnation).await;
         let rolled_back = sqlx::query("-- rehearsed\nROLLBACK")
-            .execute(&mut self.connection)
+            .execute(self.session.connection().await?)
             .await
             .doing(DOING);
         // A rollback keeps a session's locks.
@@ -297,7 +303,7 @@ impl LockSession {
     ) -> Result<(), CatalogError> {
         let any: Option<String> =
             sqlx::query_scalar("-- rehearse\nSELECT name FROM tide.pipelines LIMIT 1")
-                .fetch_optional(&mut self.connection)
+                .fetch_optional(self.session.connection().await?)
                 .await
                 .doing("looking for a pipeline to rehearse with")?;
         let units: Vec<UnitName> = any
@@ -306,7 +312,14 @@ impl LockSession {
             .collect();
         self.attempt(&units).await?;
         let group = self.group.clone();
-        offsets_claim(&mut self.connection, &group, agent, incarnation, &units).await?;
+        offsets_claim(
+            self.session.connection().await?,
+            &group,
+            agent,
+            incarnation,
+            &units,
+        )
+        .await?;
         let departures: Vec<Departure> = units
             .into_iter()
             .map(|pipeline| Departure {
@@ -323,18 +336,15 @@ impl LockSession {
     /// Proves that the session lives, and with it every lock.
     pub async fn ping(&mut self) -> Result<(), CatalogError> {
         sqlx::query("-- ping\nSELECT 1")
-            .execute(&mut self.connection)
+            .execute(self.session.connection().await?)
             .await
             .map(drop)
             .doing("pinging")
     }
 
     /// Ends the session in good order; every lock is free when this returns.
-    pub async fn close(self) -> Result<(), CatalogError> {
-        self.connection
-            .close()
-            .await
-            .doing("closing the lock session")
+    pub async fn close(self) {
+        self.session.close().await;
     }
 }
 

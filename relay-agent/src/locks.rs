@@ -10,8 +10,8 @@
 //!    │                             │       each answer is as good as a ping
 //!    │                             ├── window over, no answer yet ──▶ Doubted: workers pause
 //!    │                             │                                    │ answered: they go on
-//!    │                             ▼                                    ▼ three leases, or an error
-//!    │                          Closing                               Lost
+//!    │                             ▼                                    ▼ three leases, an error, or
+//!    │                          Closing                               Lost  the end of the session
 //!    │                    every lock is free                 trust is revoked for good
 //!    └──────────────────────────────────────────────────────────────────┘ a new one, at once
 //! ```
@@ -26,9 +26,12 @@
 //! the agent cannot prove it does not use, and a lock that it does not use it does not give up
 //! either: a server that stalls costs a pause, no failover.
 //!
+//! Between commands the task reads the session, so that its end is an event, and not the news of the
+//! next ping: the pipelines may have a new owner a moment later.
+//!
 //! **When this fails**
-//! - **a statement breaks the session, or gets no answer for three leases**: trust is revoked, every
-//!   worker stops, a new session is opened. The server may keep the old one for what is left of its
+//! - **the server ends the session (an administrator, a restart), or a statement breaks it, or gets no
+//!   answer for three leases**: trust is revoked, every worker stops, a new session is opened. The server may keep the old one for what is left of its
 //!   lease, so the new one may have to wait for the agent's own name; that is what the lease is for.
 //! - **the process is frozen, the machine suspended, the network cut**: the server ends the session
 //!   after the lease. The window was over before, on a clock that counts time asleep.
@@ -161,7 +164,7 @@ pub(crate) async fn open(
     };
     // Before others hear of us and hand over.
     session.rehearse(&identity.name, incarnation).await?;
-    agent_register(session.connection(), &registration).await?;
+    agent_register(session.connection().await?, &registration).await?;
     let asked = Moment::now();
     session.ping().await?;
     warn_of_a_short_lease(Moment::now().since(asked), lease);
@@ -179,8 +182,10 @@ pub(crate) async fn open(
         incarnation,
         lease,
         trust,
-        inbox,
-        put_back: None,
+        inbox: Inbox {
+            commands: inbox,
+            put_back: None,
+        },
         crowding: Crowding::new(asked.awake),
     };
     Ok((established, Box::new(task)))
@@ -193,10 +198,15 @@ pub(crate) struct Task {
     incarnation: Incarnation,
     lease: Duration,
     trust: Trust,
-    inbox: mpsc::Receiver<Command>,
-    /// Taken out of the inbox, but not yet its turn.
-    put_back: Option<Box<Command>>,
+    inbox: Inbox,
     crowding: Crowding,
+}
+
+/// The commands that wait for their turn.
+struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    /// Taken out, but not yet its turn.
+    put_back: Option<Box<Command>>,
 }
 
 /// How a session ended.
@@ -230,7 +240,9 @@ impl Task {
         loop {
             let command = tokio::select! {
                 biased;
-                command = self.next_command() => command,
+                // Whatever is asked of a session that is gone fails with it.
+                error = self.session.ended() => return Err(error),
+                command = self.inbox.next() => command,
                 _ = pings.tick() => Some(Command::Prove),
             };
             match command {
@@ -241,7 +253,7 @@ impl Task {
                     self.extend(asked);
                 }
                 Some(Command::Acquire(pipelines, reply)) => {
-                    let asked = self.acquisitions_with((pipelines, reply));
+                    let asked = self.inbox.acquisitions_with((pipelines, reply));
                     let pipelines: Vec<UnitName> = asked
                         .iter()
                         .flat_map(|(pipelines, _)| pipelines.iter().cloned())
@@ -249,7 +261,7 @@ impl Task {
                     share_out(self.acquire(&pipelines).await?, asked);
                 }
                 Some(Command::Release(pipelines, reply)) => {
-                    let (pipelines, replies) = self.releases_with(pipelines, reply);
+                    let (pipelines, replies) = self.inbox.releases_with(pipelines, reply);
                     self.release(pipelines).await?;
                     for reply in replies {
                         reply.send(()).unwrap_or_default();
@@ -260,49 +272,6 @@ impl Task {
                 None => return Ok(oneshot::channel().0),
             }
         }
-    }
-
-    /// Cancel-safe.
-    async fn next_command(&mut self) -> Option<Command> {
-        match self.put_back.take() {
-            Some(command) => Some(*command),
-            None => self.inbox.recv().await,
-        }
-    }
-
-    /// This one, and those that came while the session was busy: owners give pipelines away one by
-    /// one, as their workers finish, and one statement for all of them keeps up where one for each
-    /// falls behind. What another kind of command separates is not joined, so the order stands.
-    fn acquisitions_with(&mut self, first: Acquisition) -> Vec<Acquisition> {
-        let mut asked = vec![first];
-        while self.put_back.is_none() {
-            match self.inbox.try_recv() {
-                Ok(Command::Acquire(pipelines, reply)) => asked.push((pipelines, reply)),
-                Ok(other) => self.put_back = Some(Box::new(other)),
-                Err(_) => break,
-            }
-        }
-        asked
-    }
-
-    /// The same for what is given away.
-    fn releases_with(
-        &mut self,
-        mut pipelines: Vec<Release>,
-        reply: oneshot::Sender<()>,
-    ) -> (Vec<Release>, Vec<oneshot::Sender<()>>) {
-        let mut replies = vec![reply];
-        while self.put_back.is_none() {
-            match self.inbox.try_recv() {
-                Ok(Command::Release(more, reply)) => {
-                    pipelines.extend(more);
-                    replies.push(reply);
-                }
-                Ok(other) => self.put_back = Some(Box::new(other)),
-                Err(_) => break,
-            }
-        }
-        (pipelines, replies)
     }
 
     /// The outer error ends the session; the inner one is about these pipelines only.
@@ -324,7 +293,7 @@ impl Task {
         }
         let Identity { group, name, .. } = &self.identity;
         let claim = offsets_claim(
-            self.session.connection(),
+            self.session.connection().await?,
             group,
             name,
             self.incarnation,
@@ -380,6 +349,51 @@ impl Task {
     }
 }
 
+impl Inbox {
+    /// Cancel-safe.
+    async fn next(&mut self) -> Option<Command> {
+        match self.put_back.take() {
+            Some(command) => Some(*command),
+            None => self.commands.recv().await,
+        }
+    }
+
+    /// This one, and those that came while the session was busy: owners give pipelines away one by
+    /// one, as their workers finish, and one statement for all of them keeps up where one for each
+    /// falls behind. What another kind of command separates is not joined, so the order stands.
+    fn acquisitions_with(&mut self, first: Acquisition) -> Vec<Acquisition> {
+        let mut asked = vec![first];
+        while self.put_back.is_none() {
+            match self.commands.try_recv() {
+                Ok(Command::Acquire(pipelines, reply)) => asked.push((pipelines, reply)),
+                Ok(other) => self.put_back = Some(Box::new(other)),
+                Err(_) => break,
+            }
+        }
+        asked
+    }
+
+    /// The same for what is given away.
+    fn releases_with(
+        &mut self,
+        mut pipelines: Vec<Release>,
+        reply: oneshot::Sender<()>,
+    ) -> (Vec<Release>, Vec<oneshot::Sender<()>>) {
+        let mut replies = vec![reply];
+        while self.put_back.is_none() {
+            match self.commands.try_recv() {
+                Ok(Command::Release(more, reply)) => {
+                    pipelines.extend(more);
+                    replies.push(reply);
+                }
+                Ok(other) => self.put_back = Some(Box::new(other)),
+                Err(_) => break,
+            }
+        }
+        (pipelines, replies)
+    }
+}
+
 /// Answers everybody who asked. One of them hears of an error; to the others it means that they got
 /// nothing, which makes them look again.
 fn share_out(claims: Claims, asked: Vec<Acquisition>) {
@@ -428,7 +442,9 @@ fn breaks_session(error: &CatalogError) -> bool {
                 .code()
                 .is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
         }),
-        CatalogError::Timeout(_) | CatalogError::Connect { .. } => true,
+        CatalogError::Timeout(_) | CatalogError::Connect { .. } | CatalogError::SessionEnded => {
+            true
+        }
         _ => false,
     }
 }

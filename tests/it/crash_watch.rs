@@ -68,7 +68,7 @@ async fn a_watch_that_ends_in_the_moment_its_agent_goes_keeps_no_lock() -> Resul
         WATCH_SLICE.as_millis() + 100
     );
     until(&mut observer, "the slice to be over", &over, backend).await?;
-    session.close().await?;
+    session.close().await;
     let granted =
         "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND granted AND locktype = 'advisory')";
     until(&mut observer, "the lock to be granted", granted, backend).await?;

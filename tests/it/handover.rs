@@ -212,7 +212,14 @@ async fn an_owner_does_not_take_its_own_leave_for_its_arrival() -> Result<()> {
     };
     // WHEN an owner leaves before it has said that it was ready, and says so then
     former.try_lock(&unit).await?;
-    let claims = offsets_claim(former.connection(), &group, &one, incarnations[0], &unit).await?;
+    let claims = offsets_claim(
+        former.connection().await?,
+        &group,
+        &one,
+        incarnations[0],
+        &unit,
+    )
+    .await?;
     let departure = Departure {
         pipeline: unit[0].clone(),
         kind: Some(HandoverKind::Rebalance),
@@ -222,13 +229,20 @@ async fn an_owner_does_not_take_its_own_leave_for_its_arrival() -> Result<()> {
     let unstamped = former.release(&one, incarnations[0], &[departure]).await?;
     ensure!(unstamped.is_none(), "{unstamped:?}");
     let late = [ready(claims[0].epoch)];
-    let own = handover_ready(former.connection(), &group, &one, &late).await?;
+    let own = handover_ready(former.connection().await?, &group, &one, &late).await?;
     // THEN that is no hand-over, and its successor's is one
     ensure!(own.is_empty(), "{own:?}");
     ensure!(next.try_lock(&unit).await? == unit, "it is free");
-    let claims = offsets_claim(next.connection(), &group, &two, incarnations[1], &unit).await?;
+    let claims = offsets_claim(
+        next.connection().await?,
+        &group,
+        &two,
+        incarnations[1],
+        &unit,
+    )
+    .await?;
     let in_time = [ready(claims[0].epoch)];
-    let handovers = handover_ready(next.connection(), &group, &two, &in_time).await?;
+    let handovers = handover_ready(next.connection().await?, &group, &two, &in_time).await?;
     let [handover] = handovers.as_slice() else {
         bail!("one hand-over: {handovers:?}");
     };

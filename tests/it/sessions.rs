@@ -107,6 +107,35 @@ async fn the_loss_of_every_pooled_session_changes_no_owner_and_repeats_nothing()
 }
 
 #[tokio::test]
+async fn an_idle_lock_session_that_ends_is_noticed_without_asking() -> Result<()> {
+    // GIVEN an agent that nobody watches, and that asks its lock session something every 100 seconds
+    let mut fleet = under_load(FleetOptions {
+        lease: Duration::from_mins(5),
+        ..FleetOptions::agents(1)
+    })
+    .await?;
+    let before = fleet.owners().await?;
+    // WHEN the server ends that session while it has nothing to do
+    fleet.excuse(Cause::Partition, before.keys().map(String::as_str));
+    ensure!(end(&fleet, LOCKS).await? == 1);
+    // THEN the agent claims everything anew, on another one, long before it would have asked
+    fleet
+        .wait_until("new epochs", |view| {
+            let now = owners(view);
+            before
+                .iter()
+                .all(|(name, was)| now.get(name).is_some_and(|is| is.epoch > was.epoch))
+        })
+        .await?;
+    fleet
+        .agent("relay-1")
+        .log("ended the session while it was idle")
+        .await?;
+    fleet.publish_more(50).await?;
+    proof::clean(&fleet.settle_and_check().await?)
+}
+
+#[tokio::test]
 async fn every_session_of_the_fleet_may_end_at_once() -> Result<()> {
     // GIVEN agents under load
     let mut fleet = under_load(FleetOptions::agents(3)).await?;

@@ -181,7 +181,14 @@ async fn join(rig: &Rig, server: &Server, number: usize, pipelines: usize) -> Re
         .map(|pipeline| format!("team-{number}.orders-{pipeline}").parse())
         .collect::<Result<_, _>>()?;
     session.try_lock(&units).await?;
-    let claims = offsets_claim(session.connection(), &group, &name, incarnation, &units).await?;
+    let claims = offsets_claim(
+        session.connection().await?,
+        &group,
+        &name,
+        incarnation,
+        &units,
+    )
+    .await?;
     let reports = claims
         .into_iter()
         .map(|claim| (claim.pipeline, super::agent::first_report(claim.epoch)))

@@ -44,7 +44,7 @@ impl StandIn {
             weight: 1,
             lease,
         };
-        agents::agent_register(session.connection(), &registration)
+        agents::agent_register(session.connection().await.unwrap(), &registration)
             .await
             .unwrap();
         let mut agent = Self {
@@ -68,7 +68,7 @@ impl StandIn {
             "somebody else holds one of them"
         );
         let claims = offsets::offsets_claim(
-            self.session.connection(),
+            self.session.connection().await.unwrap(),
             &self.group,
             &self.name,
             self.incarnation,
@@ -86,7 +86,7 @@ impl StandIn {
                 retry_in: None,
             })
             .collect();
-        let connection = self.session.connection();
+        let connection = self.session.connection().await.unwrap();
         offsets::offsets_set_state(connection, &self.group, &changes)
             .await
             .unwrap();
@@ -99,10 +99,10 @@ impl StandIn {
 
     /// Says what it holds, and that it has seen everything operators want so far.
     pub(crate) async fn obey(&mut self) {
-        let connection = self.session.connection();
+        let connection = self.session.connection().await.unwrap();
         let view = read_view(connection, &self.group, Lag::Skip).await.unwrap();
         let owned = self.session.held().len();
-        let connection = self.session.connection();
+        let connection = self.session.connection().await.unwrap();
         agents::agent_beat(
             connection,
             &self.group,
