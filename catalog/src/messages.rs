@@ -4,10 +4,14 @@
 //! statement, so that both halves and the new snapshot come from the same moment, and it goes to
 //! the primary: a standby's snapshots hide transactions that are in progress.
 //!
-//! The late half looks at the index on `(xid, id)` alone. `id + 0` keeps the planner from walking
-//! the primary key up to `high` instead, which is the whole outbox. The rows of late messages are
+//! The late half looks at the index on `(xid, id)` alone. `id + 0`, or a condition on `xid` that
+//! seems narrower than the one on `id`, keeps the planner from walking the primary key up to `high`
+//! instead, which is the whole outbox. The rows of late messages are
 //! looked up one by one, because a join might walk the primary key as well: there is only one
 //! sensible plan, and [`SETTINGS`] let the server keep the one that it made without knowing a position.
+//!
+//! The first row of an answer says what the read has seen, and the others are the messages, late ones
+//! before new ones. All three come in order and are merged, so nothing is sorted or copied for it.
 //!
 //! A read asks for a number of messages, and how large they are is seen only as they come. So the
 //! rows are sorted in an inner query and become text in an outer one: the server makes text of each
@@ -224,7 +228,7 @@ pub async fn read_nothing(
 
 /// How a session is to plan what it reads and stores, which is the same few statements again and
 /// again.
-pub const SETTINGS: [(&str, &str); 3] = [
+pub const SETTINGS: [(&str, &str); 4] = [
     // A plan for the very values of a read takes longer to make than to carry out.
     ("plan_cache_mode", "force_generic_plan"),
     // The statistics of an outbox never fit its end. Every statement has an index to use.
@@ -232,7 +236,16 @@ pub const SETTINGS: [(&str, &str); 3] = [
     // A table that has no index to use is then planned at a cost that makes the server compile the
     // statement: a tenth of a second of its processor for three rows.
     ("jit", "off"),
+    // Without values, the server takes every read for one that is worth two processes of its own.
+    ("max_parallel_workers_per_gather", "0"),
 ];
+
+/// An upper bound that says nothing. With both ends the server takes the condition for narrow, and
+/// with the one on `id` for narrower still, so that it looks both up in the index on `(xid, id)`:
+/// new messages, which are not late, cost no look at the table there.
+const LAST_XID: &str = "'18446744073709551615'::xid8";
+
+const READING: &str = "reading the outbox";
 
 /// The first column of a page that belongs to the message; those before it belong to the read.
 const MESSAGE: usize = 2;
@@ -261,16 +274,18 @@ async fn read_both_halves(
          WITH late AS MATERIALIZED (\n\
              SELECT id FROM {relation} WHERE xid = ANY ($2::text[]::xid8[]) AND id + 0 <= $1 AND id + 0 > $4\n\
              UNION ALL\n\
-             SELECT id FROM {relation} WHERE xid >= $3::text::xid8 AND id + 0 <= $1 AND id + 0 > $4\n\
-         ), page AS (\n\
-             (SELECT m.* FROM {relation} m\n\
-              WHERE id = ANY (ARRAY(SELECT late.id FROM late {ours_of_late} ORDER BY late.id LIMIT $5::bigint + 1)))\n\
-             UNION ALL\n\
-             (SELECT m.* FROM {relation} m WHERE id > $1 {ours} ORDER BY id LIMIT $5)\n\
+             SELECT id FROM {relation} WHERE xid BETWEEN $3::text::xid8 AND {LAST_XID} AND id <= $1 AND id > $4\n\
          )\n\
          SELECT q.seen, q.newest, q.id, q.event_id, q.key, q.payload::text, q.headers::text, q.created_at FROM (\n\
-             SELECT s.*, p.* FROM (SELECT pg_current_snapshot()::text AS seen, {newest} AS newest) s\n\
-             LEFT JOIN page p ON true ORDER BY p.id\n\
+             SELECT pg_current_snapshot()::text AS seen, {newest} AS newest, 0::bigint AS id, NULL::uuid AS event_id,\n\
+                    NULL::text AS key, NULL::jsonb AS payload, NULL::jsonb AS headers, NULL::timestamptz AS created_at\n\
+             UNION ALL\n\
+             (SELECT NULL, NULL, id, event_id, key, payload, headers, created_at FROM {relation}\n\
+              WHERE id = ANY (ARRAY(SELECT late.id FROM late {ours_of_late} ORDER BY late.id LIMIT $5::bigint + 1)) ORDER BY id)\n\
+             UNION ALL\n\
+             (SELECT NULL, NULL, id, event_id, key, payload, headers, created_at FROM {relation} m\n\
+              WHERE id > $1 {ours} ORDER BY id LIMIT $5)\n\
+             ORDER BY id\n\
          ) q"
     );
     // Before the first read nothing can be late: high is 0, and ids start at 1.
@@ -287,26 +302,22 @@ async fn read_both_halves(
 
     let mut rows = query.fetch(connection);
     let mut taking = Taking::new(MESSAGE, limits);
-    let mut moment: Option<(Snapshot, Option<i64>)> = None;
-    while let Some(row) = rows.try_next().await.doing("reading the outbox")? {
-        if moment.is_none() {
-            let seen: String = row.try_get(0).doing("reading the outbox")?;
-            let newest = row.try_get(1).doing("reading the outbox")?;
-            moment = Some((parse("pg_current_snapshot()", "seen", &seen)?, newest));
-        }
-        let id: Option<i64> = row.try_get(MESSAGE).doing("reading the outbox")?;
-        // The one row of a page without messages.
-        if id.is_none() || !taking.take(&row)? {
-            break;
-        }
-    }
-    let Some((seen, newest)) = moment else {
+    // No message has the first row's id.
+    let Some(first) = rows.try_next().await.doing(READING)? else {
         return Err(CatalogError::inconsistent(
             "pg_current_snapshot()",
             "seen",
             "no row",
         ));
     };
+    let seen: String = first.try_get(0).doing(READING)?;
+    let seen: Snapshot = parse("pg_current_snapshot()", "seen", &seen)?;
+    let newest: Option<i64> = first.try_get(1).doing(READING)?;
+    while let Some(row) = rows.try_next().await.doing(READING)? {
+        if !taking.take(&row)? {
+            break;
+        }
+    }
     let late_left_behind = taking.left.is_some_and(|id| id <= cursor.high);
     let taken = taking.end();
     let last = taken.messages.last().map(|message| message.id);
@@ -449,7 +460,7 @@ impl Taking {
     /// behind are read until as much has come in vain as there was room for.
     fn take(&mut self, row: &PgRow) -> Result<bool, CatalogError> {
         let PageLimits { messages, bytes } = self.limits;
-        let message = Message::of_row(row, self.column).doing("reading the outbox")?;
+        let message = Message::of_row(row, self.column).doing(READING)?;
         let size = message.payload.len() + message.headers.len();
         if self.left.is_none() && self.messages.len() < messages && self.bytes < bytes {
             self.bytes += size;
@@ -480,7 +491,7 @@ pub(crate) async fn take(
     limits: PageLimits,
 ) -> Result<Taken, CatalogError> {
     let mut taking = Taking::new(0, limits);
-    while let Some(row) = rows.try_next().await.doing("reading the outbox")? {
+    while let Some(row) = rows.try_next().await.doing(READING)? {
         if !taking.take(&row)? {
             break;
         }

@@ -111,6 +111,24 @@ impl World {
         Ok((blocks, page))
     }
 
+    /// How the server carries out the reads that this session has prepared.
+    async fn plans(&mut self) -> Result<Vec<String>> {
+        let names: Vec<String> = sqlx::query_scalar(
+            "SELECT name FROM pg_prepared_statements WHERE statement LIKE '-- read_page%'",
+        )
+        .fetch_all(&mut self.connection)
+        .await?;
+        let mut plans = Vec::new();
+        for name in names {
+            let explain = format!("EXPLAIN EXECUTE {name} (1, '{{}}', '1', 0, 100)");
+            let lines: Vec<String> = sqlx::query_scalar(AssertSqlSafe(explain))
+                .fetch_all(&mut self.connection)
+                .await?;
+            plans.push(lines.join("\n"));
+        }
+        Ok(plans)
+    }
+
     async fn blocks(&mut self) -> Result<i64> {
         self.count(
             "SELECT sum(pg_stat_get_xact_blocks_fetched(c.oid))::bigint FROM pg_class c
@@ -211,6 +229,37 @@ async fn a_read_looks_up_what_it_brings_whatever_the_statistics_say() -> Result<
         }
         // THEN that takes a few blocks a message, and not the outbox
         ensure!(prices.iter().all(|price| *price < 600), "{prices:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_read_takes_one_process_of_the_server_and_one_look_at_each_message() -> Result<()> {
+    // GIVEN a server that thinks little of starting processes
+    let (mut world, _) = World::start().await?;
+    world
+        .run(
+            "SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0;
+             SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0",
+        )
+        .await?;
+    world.publish(MESSAGES).await?;
+    for statistics in ["SELECT", "ANALYZE tide.outbox_shop"] {
+        world.run(statistics).await?;
+        // WHEN a pipeline and a shard read
+        world.prices().await?;
+        // THEN none is started for it, and new messages are told from late ones without a look at
+        // the table
+        let plans = world.plans().await?;
+        ensure!(plans.len() == 2, "{}", plans.len());
+        for plan in plans {
+            ensure!(!plan.contains("Gather"), "{plan}");
+            ensure!(!plan.contains("Seq Scan"), "{plan}");
+            let told = plan.lines().any(|line| {
+                line.contains("Index Cond") && line.contains("(xid >=") && line.contains("(id <=")
+            });
+            ensure!(told, "{plan}");
+        }
     }
     Ok(())
 }

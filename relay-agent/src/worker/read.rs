@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// there would otherwise hold the last messages back for ever.
 const LOOK_ANYWAY: Duration = Duration::from_mins(1);
 
-/// After a small page so many times as long as the read took passes until the next one, at least and
-/// at most so long. Each read costs the server a share of what publishers could use, whether it brings
+/// After a page that had room for more so many times as long as the read took passes until the next
+/// one, at least and at most so long. Each read costs the server a share of what publishers could use, whether it brings
 /// one message or a hundred, and the busier the server is, the longer a read takes.
 #[derive(Debug, Clone, Copy)]
 struct Gathering {
@@ -42,7 +42,7 @@ const SINGLE: Gathering = Gathering {
 const STREAM: Gathering = Gathering {
     times: 16,
     least: Duration::from_millis(8),
-    most: Duration::from_millis(20),
+    most: Duration::from_millis(50),
 };
 
 /// So many messages in one page are a stream: more have come by the time that they have gathered, and
@@ -130,8 +130,7 @@ impl Reader {
         self.streaming = page.messages.len() >= STREAMING;
         if !page.messages.is_empty() {
             self.last_message = self.last_read;
-            let small = page.messages.len() * 4 <= self.limits.messages;
-            if small && !page.more {
+            if !page.more {
                 let gathering = if self.streaming { STREAM } else { SINGLE };
                 self.gathered = self.last_read + gathering.after(self.last_read - began);
             }
