@@ -182,11 +182,18 @@ async fn a_killed_active_one_is_replaced_and_everybody_follows() -> Result<()> {
     active.process.kill9()?;
     // THEN the other one takes over, with what the agents tell it
     wait_for_active(&standby).await?;
-    let view = wait_for_agents(&standby, 2).await?;
-    ensure!(
-        view.pipelines.len() == 4 && view.unowned().count() == 0,
-        "{view:?}"
-    );
+    wait_for_agents(&standby, 2).await?;
+    eventually(
+        SOON,
+        "what the database and the agents say to fit",
+        async || {
+            let view = view(&standby).await?;
+            let unowned = view.unowned().count();
+            ensure!(view.pipelines.len() == 4 && unowned == 0, "{view:?}");
+            Ok::<_, anyhow::Error>(Some(()))
+        },
+    )
+    .await?;
     let shown = tidectl(&standby, &["agent", "ls"]).await?;
     ensure!(
         shown.contains("relay-1") && shown.contains("relay-2"),
