@@ -14,6 +14,7 @@
 
 pub mod agents;
 mod attentive;
+pub mod balance;
 mod catch_up;
 pub mod connection;
 pub mod dead_letters;

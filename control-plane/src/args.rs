@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Parser;
 use tide_daemon::{LogFormat, parse_seconds};
 
+use crate::config::RebalanceMode;
+
 /// One view of the fleet, and durable operations on it.
 ///
 /// A flag wins over its environment variable, that over the configuration file, and that over the
@@ -76,6 +78,26 @@ pub struct Args {
     #[arg(long, env = "TIDE_WARM_UP", value_name = "DURATION", value_parser = parse_seconds)]
     pub warm_up: Option<Duration>,
 
+    /// What to do by itself about a load that is uneven by what pipelines deliver [default: off]
+    #[arg(long, env = "TIDE_REBALANCE", value_name = "MODE")]
+    pub rebalance: Option<RebalanceMode>,
+
+    /// How many times the mean the fullest agent must have for that [default: 1.5]
+    #[arg(long, env = "TIDE_REBALANCE_THRESHOLD", value_name = "TIMES")]
+    pub rebalance_threshold: Option<f64>,
+
+    /// How long the last move or rebalance of anybody must be over [default: 30m]
+    #[arg(long, env = "TIDE_REBALANCE_COOLDOWN", value_name = "DURATION", value_parser = parse_seconds)]
+    pub rebalance_cooldown: Option<Duration>,
+
+    /// Not while a pipeline is further behind than this [default: 1m]
+    #[arg(long, env = "TIDE_REBALANCE_MAX_LAG", value_name = "DURATION", value_parser = parse_seconds)]
+    pub rebalance_max_lag: Option<Duration>,
+
+    /// How often to look whether the load is uneven [default: 30s]
+    #[arg(long, env = "TIDE_REBALANCE_INTERVAL", value_name = "DURATION", value_parser = parse_seconds)]
+    pub rebalance_interval: Option<Duration>,
+
     /// Which group of agents to look after [default: default]
     #[arg(long, env = "TIDE_RELAY_GROUP_ID", value_name = "GROUP")]
     pub relay_group_id: Option<String>,
@@ -94,7 +116,8 @@ pub struct Args {
 
     /// A TOML file with the same settings: `postgres_url`, `listen`, `advertise_url`, `lease_secs`,
     /// `warm_up_secs`, `relay_group_id`, `metrics_addr`, `shutdown_timeout_secs`, `log_format`, `tls_cert`, `tls_key`,
-    /// `client_ca`, `tokens`, `cors_origins`, `request_rate`, `insecure`
+    /// `client_ca`, `tokens`, `cors_origins`, `request_rate`, `insecure`, `rebalance`, `rebalance_threshold`,
+    /// `rebalance_cooldown_secs`, `rebalance_max_lag_secs`, `rebalance_interval_secs`
     #[arg(long, env = "TIDE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -283,6 +283,8 @@ fn kind(method: &str) -> &'static str {
         "LiftHold" | "RemoveHold" => "command.unhold",
         "Move" => "command.move",
         "ApplyRebalance" => "command.rebalance",
+        "PauseRebalance" => "command.rebalance_pause",
+        "ResumeRebalance" => "command.rebalance_resume",
         "CancelOperation" => "command.cancel",
         _ => "command.other",
     }

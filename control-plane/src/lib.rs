@@ -32,7 +32,7 @@ mod startup;
 use std::{net::SocketAddr, sync::Arc};
 
 use tide_daemon::{Exit, Failure, HttpServer, Lifecycle, Metrics};
-use tide_model::GroupName;
+use tide_model::{GroupName, rebalance::Mode};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -48,7 +48,7 @@ use self::{
     database::Database,
     fleet::{FleetHandle, FleetTask},
     leadership::{Leadership, LeadershipTask},
-    operations::commands::Commands,
+    operations::{balancer::Balance, commands::Commands},
     probes::ControlPlaneProbes,
 };
 
@@ -81,6 +81,7 @@ pub struct ControlPlane {
     security: Security,
     credentials: CredentialsReader,
     credentials_task: CredentialsTask,
+    balance: Balance,
 }
 
 impl ControlPlane {
@@ -113,6 +114,7 @@ impl ControlPlane {
             security: config.security.clone(),
             credentials,
             credentials_task,
+            balance: config.balance.into(),
         })
     }
 
@@ -136,6 +138,12 @@ impl ControlPlane {
             self.security.request_rate,
         );
         let (audit, audit_task) = audit::audit(self.database.clone());
+        let commands = Commands::new(
+            self.database.clone(),
+            self.fleet.clone(),
+            self.leadership.clone(),
+            self.balance,
+        );
         let services = Services {
             gate,
             audit,
@@ -144,11 +152,7 @@ impl ControlPlane {
             group: self.group.clone(),
             fleet: self.fleet.clone(),
             leadership: self.leadership.clone(),
-            commands: Commands::new(
-                self.database.clone(),
-                self.fleet.clone(),
-                self.leadership.clone(),
-            ),
+            commands: commands.clone(),
         };
         let probes = Arc::new(ControlPlaneProbes::new(
             self.fleet.clone(),
@@ -170,6 +174,12 @@ impl ControlPlane {
             "settler",
             operations::settle(self.database, self.fleet, self.leadership, stop.clone()),
         );
+        if self.balance.terms.mode != Mode::Off {
+            lifecycle.spawn(
+                "balancer",
+                operations::balancer::even_out(commands, stop.clone()),
+            );
+        }
         lifecycle.spawn("election", self.election.run(stop.clone()));
         lifecycle.spawn("grpc", api::serve(services, self.grpc, stop.clone()));
         lifecycle.spawn("http", self.http.serve(self.metrics, probes, stop));

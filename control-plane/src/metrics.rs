@@ -36,6 +36,8 @@ pub(crate) const AUDIT_LOST_TOTAL: &str = "tide_control_plane_audit_lost_total";
 
 /// Pipelines of which the locks and what agents report disagree. Label: `ownership`.
 pub(crate) const DISAGREEMENTS_GAUGE: &str = "tide_control_plane_ownership_disagreements";
+/// How many times the mean the fullest agent has by measured load.
+pub(crate) const LOAD_IMBALANCE: &str = "tide_control_plane_load_imbalance_ratio";
 /// Part of the live agents that have told everything since this control plane started.
 pub(crate) const COVERAGE: &str = "tide_control_plane_coverage_ratio";
 
@@ -125,6 +127,10 @@ pub(crate) fn describe(methods: &[&'static str]) {
         COVERAGE,
         "Part of the live agents that have told everything."
     );
+    describe_gauge!(
+        LOAD_IMBALANCE,
+        "How many times the mean the fullest agent has by measured load."
+    );
     describe_gauge!(RUNNING_OPERATIONS, "Operations that have not ended.");
     describe_gauge!(WATCHERS, "Open watches, of the fleet and of operations.");
     describe_gauge!(
@@ -159,6 +165,7 @@ pub(crate) fn describe(methods: &[&'static str]) {
     for method in methods {
         counter!(REQUESTS_TOTAL, "method" => *method, "code" => "Ok").absolute(0);
     }
+    gauge!(LOAD_IMBALANCE).set(1.0);
     gauge!(RUNNING_OPERATIONS).set(0.0);
     gauge!(WATCHERS).set(0.0);
 }

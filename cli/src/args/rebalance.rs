@@ -24,6 +24,23 @@ pub enum RebalanceCommand {
     },
     /// Show a plan, ask, and carry it out; applied again, it is the same operation
     Apply(ApplyPlanArgs),
+    /// Show whether control planes even out the load by themselves, and why not now
+    Status,
+    /// Keep control planes from evening out the load by themselves
+    Pause {
+        /// What for; shown and recorded
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// For how long; without an end if absent
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse_positive)]
+        lasting: Option<Duration>,
+    },
+    /// End your pause
+    Resume {
+        /// End others' pauses too
+        #[arg(long = "break")]
+        breaking: bool,
+    },
 }
 
 /// Arguments of `rebalance plan`.

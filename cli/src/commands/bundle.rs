@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What is gathered: the name in the archive, and the command.
-const PARTS: [(&str, &[&str]); 13] = [
+const PARTS: [(&str, &[&str]); 14] = [
     ("version", &["version"]),
     ("doctor", &["doctor"]),
     ("status", &["status"]),
@@ -38,6 +38,7 @@ const PARTS: [(&str, &[&str]); 13] = [
     ("holds", &["hold", "list"]),
     ("operations", &["operation", "list"]),
     ("rebalance", &["rebalance", "plan", "--dry-run"]),
+    ("balance", &["rebalance", "status"]),
     ("events", &["events"]),
 ];
 

@@ -1,5 +1,9 @@
 //! Evens out the load: first a plan that anybody may look at, then that very plan and nothing else.
 
+use std::time::Duration;
+
+use serde_json::json;
+use tide_catalog::holds::Breaking;
 use tide_model::rebalance::{By, Proposal};
 use time::OffsetDateTime;
 
@@ -31,7 +35,59 @@ pub(super) async fn run(context: &Context, command: RebalanceCommand) -> Result<
             Ok(Exit::Done)
         }
         RebalanceCommand::Apply(args) => apply(context, args).await,
+        RebalanceCommand::Status => status(context).await,
+        RebalanceCommand::Pause { reason, lasting } => pause(context, reason, lasting).await,
+        RebalanceCommand::Resume { breaking } => resume(context, breaking.into()).await,
     }
+}
+
+async fn status(context: &Context) -> Result<Exit, CliError> {
+    let mut source = source::connect(context).await?;
+    let status = source.rebalance_status().await?;
+    let now = OffsetDateTime::now_utc();
+    context
+        .screen
+        .show(&views::balance_data(&status), |style| {
+            views::balance(style, &status, now)
+        })?;
+    Ok(Exit::Done)
+}
+
+async fn pause(
+    context: &Context,
+    reason: String,
+    lasting: Option<Duration>,
+) -> Result<Exit, CliError> {
+    let mut source = source::connect(context).await?;
+    let intent = Intent {
+        actor: context.settings.actor.clone(),
+        reason,
+        deadline: None,
+    };
+    let pause = source.rebalance_pause(&intent, lasting).await?;
+    context.screen.show(&pause, |_| pause.to_string())?;
+    Ok(Exit::Done)
+}
+
+async fn resume(context: &Context, breaking: Breaking) -> Result<Exit, CliError> {
+    let mut source = source::connect(context).await?;
+    let asker = &context.settings.actor;
+    let ended = source.rebalance_resume(asker, breaking).await?;
+    let left = source.rebalance_status().await?.activity.pauses;
+    let data = json!({"ended": ended, "pauses": left});
+    context.screen.show(&data, |_| {
+        let done = match ended {
+            0 => "it was not paused".to_owned(),
+            ended => format!("{} ended", counted(ended as usize, "pause")),
+        };
+        let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+        if left.is_empty() {
+            done
+        } else {
+            format!("{done}; still {}", left.join("; "))
+        }
+    })?;
+    Ok(Exit::Done)
 }
 
 async fn plan(context: &Context, args: PlanArgs) -> Result<Exit, CliError> {

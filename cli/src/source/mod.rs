@@ -5,6 +5,7 @@
 //! a control plane settles it by itself; without one, whoever watches it does.
 
 mod admission;
+mod balance;
 mod connect;
 mod control_plane;
 mod database;
@@ -26,7 +27,7 @@ use tide_model::{
     fleet::{AgentView, FleetView, Hold, HoldKind, PipelineView},
     hold::{DrainTerms, HoldTarget},
     operation::{Move, Operation},
-    rebalance::{By, Proposal},
+    rebalance::{By, Pause, Proposal, RebalanceStatus},
 };
 
 pub use self::{
@@ -304,6 +305,29 @@ impl Source {
         intent: &Intent,
     ) -> Result<StartedRebalance, CliError> {
         ask!(self, it => it.rebalance(id, intent))
+    }
+
+    /// Whether the load is evened out with nobody asking, and why not now.
+    pub async fn rebalance_status(&mut self) -> Result<RebalanceStatus, CliError> {
+        ask!(self, it => it.rebalance_status())
+    }
+
+    /// Keeps control planes from evening out the load by themselves.
+    pub async fn rebalance_pause(
+        &mut self,
+        intent: &Intent,
+        lasting: Option<Duration>,
+    ) -> Result<Pause, CliError> {
+        ask!(self, it => it.rebalance_pause(intent, lasting))
+    }
+
+    /// Ends the actor's pause, or everybody's; says how many there were.
+    pub async fn rebalance_resume(
+        &mut self,
+        asker: &str,
+        breaking: Breaking,
+    ) -> Result<u32, CliError> {
+        ask!(self, it => it.rebalance_resume(asker, breaking))
     }
 
     /// One operation, looked at now.

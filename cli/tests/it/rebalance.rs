@@ -201,3 +201,63 @@ async fn who_may_not_keep_a_plan_sees_it_all_the_same() {
         .unwrap();
     assert_eq!(kept, 0);
 }
+
+#[tokio::test]
+async fn it_is_paused_by_whoever_wants_that_and_goes_on_when_nobody_does() {
+    let fixture = Fixture::with_pipelines(&["a", "b"]).await;
+    let _full = StandIn::start(&fixture, "relay-1", &["a", "b"]).await;
+    let _empty = StandIn::start(&fixture, "relay-2", &[]).await;
+    let run = fixture.run(&["rebalance", "status"]).await.expect(0);
+    run.prints("only a control plane knows: --source control-plane")
+        .prints("by load the fullest agent has 2.00 times the mean, and would have 1.00");
+    // Nobody pauses it without a reason.
+    fixture.run(&["rebalance", "pause"]).await.expect(2);
+    let run = fixture.run(&["rebalance", "pause", "--reason", " "]).await;
+    run.expect(2).says("a pause needs a reason");
+    let pause = ["rebalance", "pause", "--reason", "sale", "--actor", "ana"];
+    fixture.ok(&pause).await;
+    let for_a_while = [
+        "rebalance",
+        "pause",
+        "--for",
+        "2h",
+        "--reason",
+        "audit",
+        "--actor",
+        "tom",
+    ];
+    let run = fixture.ok(&for_a_while).await;
+    assert!(run.starts_with("paused by tom until "), "{run}");
+    let status = fixture.json(&["rebalance", "status"]).await;
+    assert_eq!(status["mode"], Value::Null);
+    assert_eq!(status["imbalance"], json!({"before": 2.0, "after": 1.0}));
+    let pauses = status["pauses"].as_array().unwrap();
+    let actors: Vec<&Value> = pauses.iter().map(|pause| &pause["actor"]).collect();
+    assert_eq!(actors, [&json!("ana"), &json!("tom")]);
+
+    let run = fixture
+        .run(&["rebalance", "resume", "--actor", "eva"])
+        .await;
+    run.expect(6)
+        .says("the pause belongs to ana: sale")
+        .says("tidectl rebalance resume --break");
+    let run = fixture.ok(&["rebalance", "resume", "--actor", "ana"]).await;
+    assert!(
+        run.starts_with("1 pause ended; still paused by tom until "),
+        "{run}"
+    );
+    let words = ["rebalance", "resume", "--actor", "eva", "--break"];
+    assert_eq!(fixture.ok(&words).await, "1 pause ended\n");
+    assert_eq!(fixture.ok(&words).await, "it was not paused\n");
+    // A plan that somebody asks for needs no permission, and is what moved last.
+    let begun = fixture
+        .json(&["rebalance", "apply", "--yes", "--detach", "--actor", "ana"])
+        .await;
+    let status = fixture.json(&["rebalance", "status"]).await;
+    assert_eq!(status["running"], begun["id"]);
+    assert_eq!(status["last"]["operation"], begun["id"]);
+    assert_eq!(
+        (&status["last"]["kind"], &status["last"]["actor"]),
+        (&json!("rebalance"), &json!("ana"))
+    );
+}

@@ -275,3 +275,36 @@ async fn a_watch_prints_each_change_on_a_line_of_json() {
     );
     assert!(control_plane.answers.asked.load(Ordering::SeqCst) >= 2);
 }
+
+#[tokio::test]
+async fn what_a_control_plane_does_by_itself_it_says_itself() {
+    let control_plane = ControlPlane::start().await;
+    let run = control_plane.run(&["rebalance", "status"]).await.expect(0);
+    run.prints("auto: from 1.50 times the mean on, 30m after the last move, while no pipeline is more than 1m behind")
+        .prints("bearable: the fullest agent has 1.20 times the mean");
+    let run = control_plane
+        .run(&["rebalance", "status", "-o", "json"])
+        .await
+        .expect(0);
+    let status: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(status["mode"], "auto");
+    assert_eq!(status["cooldown_seconds"], 1_800.0);
+    let pause = [
+        "rebalance",
+        "pause",
+        "--for",
+        "2h",
+        "--reason",
+        "sale",
+        "--actor",
+        "ana",
+    ];
+    let run = control_plane.run(&pause).await.expect(0);
+    run.prints("paused by ana until 1970-01-01T02:00:00Z: sale");
+    let resume = ["rebalance", "resume", "--break"];
+    control_plane
+        .run(&resume)
+        .await
+        .expect(0)
+        .prints("2 pauses ended");
+}

@@ -43,7 +43,7 @@ const LOOK: Needs = Needs::Reading(Role::Viewer);
 const CHANGE: Needs = Needs::Command(Role::Operator);
 
 /// Every method that is served.
-pub(crate) const METHODS: [Method; 25] = [
+pub(crate) const METHODS: [Method; 28] = [
     row(AGENT, "Report", Needs::Reading(Role::Agent)),
     row(FLEET, "GetFleet", LOOK),
     row(FLEET, "ListAgents", LOOK),
@@ -61,6 +61,9 @@ pub(crate) const METHODS: [Method; 25] = [
     row(OPERATION, "PlanRebalance", LOOK),
     row(OPERATION, "GetRebalancePlan", LOOK),
     row(OPERATION, "ApplyRebalance", CHANGE),
+    row(OPERATION, "PauseRebalance", CHANGE),
+    row(OPERATION, "ResumeRebalance", CHANGE),
+    row(OPERATION, "GetRebalanceStatus", LOOK),
     row(OPERATION, "GetOperation", LOOK),
     row(OPERATION, "ListOperations", LOOK),
     row(OPERATION, "WatchOperation", LOOK),

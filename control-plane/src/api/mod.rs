@@ -1,7 +1,8 @@
 //! Tide's services over gRPC. Adapters only: parse, call, convert. Decisions about the fleet are
 //! made in [`crate::operations`] and [`crate::fleet`].
 //!
-//! - `agent`, `fleet`, `hold`, `operation`: one file a service; `rebalance`: the plans of the last.
+//! - `agent`, `fleet`, `hold`, `operation`: one file a service; `rebalance`: the plans of the last, and
+//!   `balance`: what is evened out with nobody asking.
 //! - `status`: the only place where an error becomes a `Status`, with its hint.
 //! - `page`, `request`: page tokens, and fields that several requests share.
 //! - `stream`: what answers that go on have in common; each ends when the process does.
@@ -10,6 +11,7 @@
 
 mod accept;
 mod agent;
+mod balance;
 mod fleet;
 mod guard;
 mod hold;

@@ -12,9 +12,11 @@ use tide_model::{
 use tide_proto::fleet::v1::{
     ApplyRebalanceRequest, ApplyRebalanceResponse, CancelOperationRequest, CancelOperationResponse,
     DrainRequest, DrainResponse, GetOperationRequest, GetOperationResponse,
-    GetRebalancePlanRequest, GetRebalancePlanResponse, ListOperationsRequest,
-    ListOperationsResponse, MoveRequest, MoveResponse, PlanRebalanceRequest, PlanRebalanceResponse,
-    PlannedMove, UndrainRequest, UndrainResponse, WatchOperationRequest, WatchOperationResponse,
+    GetRebalancePlanRequest, GetRebalancePlanResponse, GetRebalanceStatusRequest,
+    GetRebalanceStatusResponse, ListOperationsRequest, ListOperationsResponse, MoveRequest,
+    MoveResponse, PauseRebalanceRequest, PauseRebalanceResponse, PlanRebalanceRequest,
+    PlanRebalanceResponse, PlannedMove, ResumeRebalanceRequest, ResumeRebalanceResponse,
+    UndrainRequest, UndrainResponse, WatchOperationRequest, WatchOperationResponse,
     operation_service_server::OperationService,
 };
 use tokio::time::sleep;
@@ -199,6 +201,27 @@ impl OperationService for OperationApi {
         request: Request<ApplyRebalanceRequest>,
     ) -> Result<Response<ApplyRebalanceResponse>, Status> {
         self.rebalance_applied(request).await
+    }
+
+    async fn pause_rebalance(
+        &self,
+        request: Request<PauseRebalanceRequest>,
+    ) -> Result<Response<PauseRebalanceResponse>, Status> {
+        self.rebalance_paused(request).await
+    }
+
+    async fn resume_rebalance(
+        &self,
+        request: Request<ResumeRebalanceRequest>,
+    ) -> Result<Response<ResumeRebalanceResponse>, Status> {
+        self.rebalance_resumed(request).await
+    }
+
+    async fn get_rebalance_status(
+        &self,
+        _request: Request<GetRebalanceStatusRequest>,
+    ) -> Result<Response<GetRebalanceStatusResponse>, Status> {
+        self.rebalance_stands().await
     }
 
     async fn get_operation(

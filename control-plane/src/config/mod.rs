@@ -1,5 +1,6 @@
 //! What the process was asked to do: flags, environment, file and defaults in one.
 
+mod balance;
 mod security;
 
 use std::{
@@ -14,7 +15,10 @@ use tide_daemon::{Failure, LogFormat};
 use tide_model::GroupName;
 use tonic::transport::Uri;
 
-pub use self::security::{Security, TlsFiles};
+pub use self::{
+    balance::{RebalanceMode, Rebalancing},
+    security::{Security, TlsFiles},
+};
 use crate::args::Args;
 
 const DEFAULT_LISTEN: SocketAddr = local(7900);
@@ -45,6 +49,8 @@ pub struct Config {
     pub lease: Duration,
     /// How long plans may be refused because too few agents have reported since the start.
     pub warm_up: Duration,
+    /// What to do about an uneven load with nobody asking.
+    pub balance: Rebalancing,
     /// The group of agents.
     pub group: GroupName,
     /// Where to serve metrics and probes.
@@ -62,6 +68,7 @@ impl Config {
             .config
             .as_deref()
             .map_or_else(|| Ok(File::default()), File::read)?;
+        let balance = Rebalancing::resolve(&args, &file)?;
         let postgres_url = args.postgres_url.or(file.postgres_url).ok_or_else(|| {
             Failure::usage("no PostgreSQL URL was given").with_hint(Some(
                 "use --postgres-url postgres://USER:PASSWORD@HOST:PORT/DATABASE, TIDE_POSTGRES_URL, \
@@ -124,6 +131,7 @@ impl Config {
             advertise_url,
             lease,
             warm_up,
+            balance,
             group: group.parse().map_err(Failure::usage)?,
             metrics_addr: args
                 .metrics_addr
@@ -147,6 +155,7 @@ impl fmt::Debug for Config {
             .field("advertise_url", &self.advertise_url)
             .field("lease", &self.lease)
             .field("warm_up", &self.warm_up)
+            .field("balance", &self.balance)
             .field("group", &self.group)
             .field("metrics_addr", &self.metrics_addr)
             .field("shutdown_timeout", &self.shutdown_timeout)
@@ -177,6 +186,11 @@ struct File {
     request_rate: Option<u32>,
     #[serde(default)]
     insecure: bool,
+    rebalance: Option<RebalanceMode>,
+    rebalance_threshold: Option<f64>,
+    rebalance_cooldown_secs: Option<f64>,
+    rebalance_max_lag_secs: Option<f64>,
+    rebalance_interval_secs: Option<f64>,
 }
 
 impl File {

@@ -24,7 +24,7 @@ use tide_model::{
 use time::OffsetDateTime;
 use tracing::info;
 
-use super::{CommandError, Unknown};
+use super::{CommandError, Unknown, balancer::Balance};
 use crate::{
     database::{Database, Session, answer},
     fleet::FleetHandle,
@@ -37,6 +37,7 @@ pub(crate) struct Commands {
     pub(super) database: Database,
     pub(super) fleet: FleetHandle,
     pub(super) leadership: Leadership,
+    pub(super) balance: Balance,
 }
 
 /// What to do if a drain would leave pipelines without an agent.
@@ -59,12 +60,19 @@ pub(crate) struct Drain {
 }
 
 impl Commands {
-    /// Writes through `database` while `leadership` permits, and tells `fleet` about it.
-    pub(crate) fn new(database: Database, fleet: FleetHandle, leadership: Leadership) -> Self {
+    /// Writes through `database` while `leadership` permits, and tells `fleet` about it; `balance` says
+    /// when to even out the load with nobody asking.
+    pub(crate) fn new(
+        database: Database,
+        fleet: FleetHandle,
+        leadership: Leadership,
+        balance: Balance,
+    ) -> Self {
         Self {
             database,
             fleet,
             leadership,
+            balance,
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! operator ──▶ commands ──▶ holds, placements, operations in PostgreSQL ──▶ agents obey
-//!                                                  ▲
-//!                                 settler ─────────┘  looks whether each is done, and records it
+//!                ▲                                 ▲
+//! balancer ──────┘                settler ─────────┘  looks whether each is done, and records it
 //! ```
 //!
 //! The catalog holds all truth: an operation goes on while this process is away, and any number of
@@ -11,6 +11,7 @@
 //! could not be written is refused with the reason and has changed nothing; a settler that cannot
 //! read tries again a second later.
 
+pub(crate) mod balancer;
 pub(crate) mod commands;
 mod error;
 mod holds;

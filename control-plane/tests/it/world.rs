@@ -10,7 +10,7 @@ use tide_catalog::{
 };
 use tide_control_plane::{
     ControlPlane,
-    config::{Config, Security},
+    config::{Config, Rebalancing, Security},
 };
 use tide_daemon::{Exit, Lifecycle, LogFormat};
 use tide_model::{AgentName, Epoch, GroupName, Incarnation, UnitName, fleet::FleetView};
@@ -48,6 +48,11 @@ pub(crate) struct World {
 impl World {
     /// A control plane of group `default` with nothing to look after.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_with(|_| {}).await
+    }
+
+    /// One that was started with something else.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Result<Self> {
         // A test ends on the thread that its clients run on, so one of them may be connecting while
         // the server stops; the server waits this long for it to say who it is.
         let settings = vec![("authentication_timeout".to_owned(), "1s".to_owned())];
@@ -60,20 +65,23 @@ impl World {
         let server = Server::parse(&url, "test")?;
         schema::migrate(&mut server.connect().await?).await?;
         let lifecycle = Lifecycle::start(Duration::from_secs(10));
-        let control_plane = ControlPlane::build(&Config {
+        let mut config = Config {
             postgres_url: url,
             listen: ([127, 0, 0, 1], 0).into(),
             advertise_url: None,
             security: Security::default(),
             lease: Duration::from_secs(3),
             warm_up: Duration::ZERO,
+            balance: Rebalancing::default(),
             group: group(),
             metrics_addr: ([127, 0, 0, 1], 0).into(),
             shutdown_timeout: Duration::from_secs(10),
             log_format: LogFormat::Text,
-        })
-        .await
-        .map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        };
+        change(&mut config);
+        let control_plane = ControlPlane::build(&config)
+            .await
+            .map_err(|failure| anyhow::anyhow!("{failure}"))?;
         let address = format!("http://{}", control_plane.grpc_addr());
         let http_addr = control_plane.http_addr();
         control_plane.spawn(&lifecycle);

@@ -7,6 +7,7 @@
 //! from an applied plan on and never before.
 
 mod admit;
+mod auto;
 mod digest;
 mod weigh;
 
@@ -17,6 +18,10 @@ use time::OffsetDateTime;
 
 pub use self::{
     admit::{Admitted, Outdated, admit, still_holds},
+    auto::{
+        Activity, Decision, LastMove, Mode, Pause, RebalanceStatus, Situation, Suggested, Terms,
+        decide,
+    },
     weigh::{Costs, MAX_WEIGHT, UnitCost, UnitWeight},
 };
 use crate::{

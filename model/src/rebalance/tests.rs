@@ -10,7 +10,7 @@ use crate::{
 
 const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
-fn agent(name: &str, weight: u32) -> AgentRow {
+pub(super) fn agent(name: &str, weight: u32) -> AgentRow {
     AgentRow {
         name: name.parse().unwrap(),
         incarnation: Incarnation(uuid::Uuid::nil()),
@@ -51,7 +51,7 @@ fn pipeline(number: i64, owner: Option<&str>) -> PipelineRow {
     }
 }
 
-fn view(owners: &[Option<&str>], agents: Vec<AgentRow>) -> DatabaseView {
+pub(super) fn view(owners: &[Option<&str>], agents: Vec<AgentRow>) -> DatabaseView {
     DatabaseView {
         group: "default".parse().unwrap(),
         taken_at: NOW,
@@ -95,7 +95,7 @@ fn on_pipeline(number: i64, kind: HoldKind, to: Option<&str>) -> Hold {
     hold(target, kind, to)
 }
 
-fn rates(rates: &[f64]) -> Costs {
+pub(super) fn rates(rates: &[f64]) -> Costs {
     let cost = |(number, rate): (usize, &f64)| {
         let cost = UnitCost {
             rate: *rate,
@@ -107,7 +107,7 @@ fn rates(rates: &[f64]) -> Costs {
 }
 
 /// The fleet after everything moved where the plan says, with the plan's weights in force.
-fn applied(view: &DatabaseView, plan: &RebalancePlan) -> DatabaseView {
+pub(super) fn applied(view: &DatabaseView, plan: &RebalancePlan) -> DatabaseView {
     let mut after = view.clone();
     after.placements.clear();
     for row in &mut after.pipelines {

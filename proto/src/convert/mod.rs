@@ -1,5 +1,6 @@
 //! Between the wire and the model. Out is total (`From`); in is checked and names the field.
 
+mod balance;
 mod fleet;
 mod hold;
 mod operation;

@@ -1,6 +1,7 @@
 //! What each kind of data looks like to people. Pure: data and a style in, text out.
 
 mod agents;
+mod balance;
 mod fleet;
 mod holds;
 mod operations;
@@ -11,6 +12,7 @@ use std::fmt::Write as _;
 
 pub use self::{
     agents::{agent, agents},
+    balance::{balance, balance_data},
     fleet::{FleetStatus, fleet},
     holds::holds,
     operations::{moves, operation, operations, shares, step_line, waiting},

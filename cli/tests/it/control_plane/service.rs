@@ -2,7 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use tide_model::{fleet::FleetView, operation::Move};
+use tide_model::{
+    fleet::FleetView,
+    operation::Move,
+    rebalance::{Activity, Mode, Pause, RebalanceStatus, Terms},
+};
 use tide_proto::fleet::v1::{
     self as wire, fleet_service_server::FleetService, operation_service_server::OperationService,
     watch_fleet_response::Event,
@@ -212,6 +216,54 @@ impl OperationService for Answers {
     ) -> Result<Response<wire::ApplyRebalanceResponse>, Status> {
         self.admit()?;
         Err(Status::aborted("all of them are stale"))
+    }
+
+    async fn pause_rebalance(
+        &self,
+        request: Request<wire::PauseRebalanceRequest>,
+    ) -> Result<Response<wire::PauseRebalanceResponse>, Status> {
+        self.admit()?;
+        let request = request.into_inner();
+        let now = time::OffsetDateTime::UNIX_EPOCH;
+        let pause = Pause {
+            actor: request.actor,
+            reason: request.reason,
+            since: now,
+            until: request
+                .lasting
+                .map(|lasting| now + time::Duration::seconds(lasting.seconds)),
+        };
+        Ok(Response::new(wire::PauseRebalanceResponse {
+            pause: Some((&pause).into()),
+        }))
+    }
+
+    async fn resume_rebalance(
+        &self,
+        request: Request<wire::ResumeRebalanceRequest>,
+    ) -> Result<Response<wire::ResumeRebalanceResponse>, Status> {
+        self.admit()?;
+        let ended = if request.get_ref().breaking { 2 } else { 1 };
+        Ok(Response::new(wire::ResumeRebalanceResponse { ended }))
+    }
+
+    async fn get_rebalance_status(
+        &self,
+        _: Request<wire::GetRebalanceStatusRequest>,
+    ) -> Result<Response<wire::GetRebalanceStatusResponse>, Status> {
+        self.admit()?;
+        let status = RebalanceStatus {
+            terms: Some(Terms {
+                mode: Mode::Auto,
+                threshold: 1.5,
+                cooldown: time::Duration::minutes(30),
+                max_lag: time::Duration::MINUTE,
+            }),
+            decision: Some("bearable: the fullest agent has 1.20 times the mean".to_owned()),
+            imbalance: (1.2, 1.0),
+            activity: Activity::default(),
+        };
+        Ok(Response::new((&status).into()))
     }
 
     async fn get_operation(
