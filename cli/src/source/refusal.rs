@@ -54,7 +54,15 @@ pub(super) fn on_the_way(server: &str, error: &dyn Error) -> CliError {
     let reason = innermost(error);
     let Some(hint) = distrust(&reason) else {
         // A server that waits for TLS, or for another certificate, may just hang up.
-        let hung_up = ["clos", "reset", "broken pipe", "frame", "h2"];
+        let hung_up = [
+            "clos",
+            "reset",
+            "broken pipe",
+            "not connected",
+            "cancel",
+            "frame",
+            "h2",
+        ];
         let hung_up = hung_up.iter().any(|words| reason.contains(words));
         let advice = if server.starts_with("https://") {
             HUNG_UP_ON_TLS
@@ -215,9 +223,20 @@ mod tests {
             assert_eq!(error.exit(), crate::exit::Exit::Unreachable);
             assert!(!error.is_unreachable() && !error.is_transient());
         }
-        let error = on_the_way("http://h:1", &std::io::Error::other("broken pipe"));
-        assert!(error.is_unreachable());
-        assert!(error.hint().unwrap().contains("https://HOST:PORT"));
+        // How a connection ends that was hung up on depends on who was quicker.
+        for hung_up in [
+            std::io::Error::from_raw_os_error(104),
+            std::io::Error::from_raw_os_error(107),
+            std::io::Error::other("broken pipe"),
+            std::io::Error::other("operation was canceled"),
+        ] {
+            let error = on_the_way("http://h:1", &hung_up);
+            assert!(error.is_unreachable());
+            assert!(
+                error.hint().unwrap().contains("https://HOST:PORT"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
