@@ -42,12 +42,21 @@ const SINGLE: Gathering = Gathering {
 const STREAM: Gathering = Gathering {
     times: 16,
     least: Duration::from_millis(8),
+    most: Duration::from_millis(20),
+};
+
+/// Of a stream that fills pages in no time: fewer and larger reads leave publishers more of the server.
+const FLOOD: Gathering = Gathering {
     most: Duration::from_millis(50),
+    ..STREAM
 };
 
 /// So many messages in one page are a stream: more have come by the time that they have gathered, and
 /// to ask the probe first would only cost the server another question.
 const STREAMING: usize = 8;
+
+/// So many are a flood. Below it, what waits in between would be missed at a hand-over.
+const FLOODING: usize = 64;
 
 /// Steps over other shards' messages are stored this often at most.
 const STEP_PACE: Duration = Duration::from_secs(1);
@@ -131,7 +140,11 @@ impl Reader {
         if !page.messages.is_empty() {
             self.last_message = self.last_read;
             if !page.more {
-                let gathering = if self.streaming { STREAM } else { SINGLE };
+                let gathering = match page.messages.len() {
+                    FLOODING.. => FLOOD,
+                    STREAMING.. => STREAM,
+                    _ => SINGLE,
+                };
                 self.gathered = self.last_read + gathering.after(self.last_read - began);
             }
         }
