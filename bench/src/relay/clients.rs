@@ -1,7 +1,7 @@
-//! Every sink's bare client, as the sink sets it up: the same promises, batches and bytes, and
-//! nothing but sending.
+//! Every sink's bare client, as the sink sets it up: the same promises, batches, headers and bytes,
+//! and nothing but sending.
 
-use std::{fs::File, io::Write as _, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs::File, io::Write as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::{
@@ -11,6 +11,7 @@ use axum::{Router, body::Bytes, http::StatusCode, routing::post};
 use futures_util::future::try_join_all;
 use rdkafka::{
     ClientConfig,
+    message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
 use serde_json::{Value, json};
@@ -44,6 +45,12 @@ pub(super) enum SinkKind {
 
 /// Where messages go: partitions, subjects and tables of this name.
 const PLACE: &str = "bench_place";
+/// What every message of a pipeline carries besides what is its own.
+const OWN_HEADERS: [(&str, &str); 3] = [
+    ("tide-group", "default"),
+    ("tide-pipeline", PLACE),
+    ("tide-epoch", "1"),
+];
 /// As many partitions as a small cluster's topic has.
 const PARTITIONS: u16 = 6;
 
@@ -229,7 +236,20 @@ impl Client {
                 let mut confirmations = Vec::with_capacity(count);
                 for (message, body) in self.messages.iter().zip(bodies) {
                     let key = message.key.as_deref().unwrap_or_default();
-                    let record = FutureRecord::to(PLACE).key(key).payload(&body[..]);
+                    let id = message.event_id.to_string();
+                    let headers = OWN_HEADERS
+                        .into_iter()
+                        .chain([("tide-event-id", id.as_str())])
+                        .fold(OwnedHeaders::new(), |headers, (key, value)| {
+                            headers.insert(Header {
+                                key,
+                                value: Some(value),
+                            })
+                        });
+                    let record = FutureRecord::to(PLACE)
+                        .key(key)
+                        .payload(&body[..])
+                        .headers(headers);
                     let sent = producer.send_result(record);
                     confirmations.push(sent.map_err(|(error, _)| error)?);
                 }
@@ -239,9 +259,16 @@ impl Client {
             }
             Way::Nats(stream) => {
                 let mut confirmations = Vec::with_capacity(count);
-                for body in bodies {
+                for (message, body) in self.messages.iter().zip(bodies) {
                     let mut headers = HeaderMap::new();
-                    headers.insert(NATS_MESSAGE_ID, Uuid::now_v7().to_string());
+                    for (name, value) in OWN_HEADERS {
+                        headers.insert(name, value);
+                    }
+                    // As often as they are sent, no message may look like one that was sent before.
+                    let id = Uuid::now_v7().to_string();
+                    headers.insert("tide-key", message.key.as_deref().unwrap_or_default());
+                    headers.insert("tide-event-id", id.as_str());
+                    headers.insert(NATS_MESSAGE_ID, format!("{id}/default/{PLACE}"));
                     let message = PublishMessage::build()
                         .headers(headers)
                         .payload(body.clone());
@@ -256,7 +283,7 @@ impl Client {
                 for message in &mut messages {
                     message.event_id = Uuid::now_v7();
                 }
-                let headers = vec!["{}".to_owned(); count];
+                let headers = vec![json!(BTreeMap::from(OWN_HEADERS)).to_string(); count];
                 let arrivals = Arrivals {
                     relation,
                     source: PLACE,
@@ -275,7 +302,7 @@ fn body(message: &Message) -> Result<Bytes> {
     let payload: Value = serde_json::from_str(&message.payload)?;
     let envelope = json!({
         "event_id": message.event_id, "outbox": PLACE, "id": message.id, "key": message.key,
-        "headers": {"tide-group": "default", "tide-pipeline": PLACE, "tide-epoch": "1"},
+        "headers": BTreeMap::from(OWN_HEADERS),
         "payload": payload, "created_at": message.created_at.to_string(),
     });
     Ok(Bytes::from(serde_json::to_vec(&envelope)?))

@@ -2,12 +2,21 @@
 //! next one is fetched and decoded on another core, and no further, so that memory stays bounded by
 //! two pages.
 
+use std::time::Duration;
+
 use tide_catalog::{CatalogError, messages::Page};
 use tide_daemon::backoff::Backoff;
 use tide_model::Cursor;
-use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{RETRY, read::Reader};
+
+/// A session is kept for a page that is wanted within this.
+const SOON: Duration = Duration::from_millis(10);
 
 /// What the reader came upon, in order.
 #[derive(Debug)]
@@ -55,7 +64,7 @@ impl ReadAhead {
 async fn read(mut reader: Reader, tell: mpsc::Sender<Found>) {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     // Room first: what is read is what fits.
-    while let Ok(room) = tell.reserve().await {
+    while let Some(room) = room(&tell, &mut reader).await {
         match reader.page().await {
             Ok(page) => {
                 backoff.reset();
@@ -77,4 +86,16 @@ async fn read(mut reader: Reader, tell: mpsc::Sender<Found>) {
             }
         }
     }
+}
+
+/// Waits until there is room; none once nobody wants to know. Who waits for long keeps no session.
+async fn room<'a>(
+    tell: &'a mpsc::Sender<Found>,
+    reader: &mut Reader,
+) -> Option<mpsc::Permit<'a, Found>> {
+    if let Ok(room) = timeout(SOON, tell.reserve()).await {
+        return room.ok();
+    }
+    reader.rest();
+    tell.reserve().await.ok()
 }

@@ -65,6 +65,9 @@ const STEP_PACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Reader {
     pool: PgPool,
+    /// The session of the read before, while nobody else wants one: to give it back and to take
+    /// another costs the server a question, and leaves it with nothing to do meanwhile.
+    kept: Option<Lent>,
     wakeups: WakeupHandle,
     source: Source,
     outbox: Arc<str>,
@@ -94,6 +97,7 @@ impl Reader {
     ) -> Self {
         Self {
             pool: services.pool.clone(),
+            kept: None,
             wakeups: services.wakeups.clone(),
             source: runnable.source(&claim.pipeline),
             outbox: runnable.outbox.as_str().into(),
@@ -152,13 +156,20 @@ impl Reader {
     }
 
     async fn read(&mut self) -> Result<Page, CatalogError> {
-        let mut lent = Lent::by(&self.pool).await?;
+        let mut lent = match self.kept.take() {
+            Some(kept) => kept,
+            None => Lent::by(&self.pool).await?,
+        };
+        lent.is_done = false;
         let limits = PageLimits {
             messages: self.asking,
             ..self.limits
         };
         let page = self.read_with(&mut lent.session, limits).await?;
         lent.is_done = page.surplus != Surplus::Unread;
+        if lent.is_done && page.more && has_spare(&self.pool) {
+            self.kept = Some(lent);
+        }
         let wasted = page.surplus != Surplus::None;
         self.asking = ask_for(
             self.asking,
@@ -167,6 +178,11 @@ impl Reader {
             self.limits.messages,
         );
         Ok(page)
+    }
+
+    /// Gives back what the next page would need: it is not wanted soon.
+    pub(super) fn rest(&mut self) {
+        self.kept = None;
     }
 
     async fn read_with(
@@ -238,8 +254,14 @@ fn ask_for_less(asked: usize) -> usize {
     (asked / 10).max(1)
 }
 
+/// Whether somebody who wants a session now gets one at once.
+fn has_spare(pool: &PgPool) -> bool {
+    pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections()
+}
+
 /// A session of the pool that is closed rather than given back while an answer is on its way: the
 /// pool would read all of it, however long, before anybody could use the session again.
+#[derive(Debug)]
 struct Lent {
     session: PoolConnection<Postgres>,
     /// Whether everything that was asked for has come.
