@@ -265,7 +265,7 @@ impl Client {
                         headers.insert(name, value);
                     }
                     // As often as they are sent, no message may look like one that was sent before.
-                    let id = Uuid::now_v7().to_string();
+                    let id = Uuid::new_v4().to_string();
                     headers.insert("tide-key", message.key.as_deref().unwrap_or_default());
                     headers.insert("tide-event-id", id.as_str());
                     headers.insert(NATS_MESSAGE_ID, format!("{id}/default/{PLACE}"));
@@ -281,7 +281,8 @@ impl Client {
             Way::PgInbox(connection, relation) => {
                 let mut messages = self.messages[..count].to_vec();
                 for message in &mut messages {
-                    message.event_id = Uuid::now_v7();
+                    // As an outbox draws them. The index has them in no order.
+                    message.event_id = Uuid::new_v4();
                 }
                 let headers = vec![json!(BTreeMap::from(OWN_HEADERS)).to_string(); count];
                 let arrivals = Arrivals {

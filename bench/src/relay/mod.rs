@@ -8,7 +8,7 @@
 mod clients;
 mod speed;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ use self::{
 };
 use crate::{
     cost::Who,
+    distribution::Distribution,
     rig::{Rig, say},
 };
 
@@ -41,7 +42,7 @@ pub struct Args {
     /// Sinks.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = SinkKind::ALL)]
     sinks: Vec<SinkKind>,
-    /// Rounds; each prints its own ratios.
+    /// Rounds; each prints its own ratios, and several their medians.
     #[arg(long, default_value_t = 1)]
     rounds: u32,
 }
@@ -73,6 +74,7 @@ pub async fn run(args: Args) -> Result<()> {
         "{} messages, {} a batch, {cores} cores; rows/s, and microseconds of processor time a row",
         args.rows, args.batch
     ))?;
+    let mut ratios: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for round in 1..=args.rounds {
         let (read, messages) = read_alone(&rig, &args).await?;
         say(&format!("round {round}\n  read loop        {read}"))?;
@@ -97,9 +99,19 @@ pub async fn run(args: Args) -> Result<()> {
             if let Some(alone) = alone {
                 say(&format!("  {name:<8} client  {alone}"))?;
             }
+            let ratio = whole.rate / lowest;
+            ratios.entry(name).or_default().push(ratio);
             say(&format!(
-                "  {name:<8} whole   {whole}   parts together at most {together:>9.0}   ratio {:.2}, wanted: {WANTED:.2}",
-                whole.rate / lowest
+                "  {name:<8} whole   {whole}   parts together at most {together:>9.0}   ratio {ratio:.2}, wanted: {WANTED:.2}",
+            ))?;
+        }
+    }
+    if args.rounds > 1 {
+        say("medians of all rounds")?;
+        for (name, ratios) in ratios {
+            let median = Distribution::of(&ratios).quantile(0.5);
+            say(&format!(
+                "  {name:<8} ratio {median:.2}, wanted: {WANTED:.2}"
             ))?;
         }
     }

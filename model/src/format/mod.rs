@@ -158,17 +158,15 @@ impl Encoder {
         native::headers(out, self, headers);
     }
 
-    /// A publisher's headers with ours, by name. Publishers cannot forge ours, nor what `carrier`
-    /// and this format give a meaning to.
-    pub fn headers(&self, carrier: Carrier, headers: &str) -> Map<String, Value> {
+    /// A publisher's headers by name, less those that it cannot give: ours, and what `carrier` and
+    /// this format give a meaning to. Most messages have none, which costs nothing.
+    pub fn publishers(&self, carrier: Carrier, headers: &str) -> Map<String, Value> {
+        if json::members(headers).is_empty() {
+            return Map::new();
+        }
         // The catalog admits objects only.
         let mut headers: Map<String, Value> = serde_json::from_str(headers).unwrap_or_default();
         headers.retain(|name, _| !name.starts_with(OWN_PREFIX) && !self.reserves(carrier, name));
-        headers.extend(
-            self.own
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), Value::String(value.clone()))),
-        );
         headers
     }
 

@@ -164,7 +164,7 @@ fn a_publisher_forges_neither_our_headers_nor_those_of_a_format() {
     let binary = encoder(json!({"format": "cloudevents-binary"}));
     let names = |carrier| -> Vec<String> {
         binary
-            .headers(carrier, headers)
+            .publishers(carrier, headers)
             .into_iter()
             .map(|(name, _)| name)
             .collect()
@@ -178,6 +178,7 @@ fn a_publisher_forges_neither_our_headers_nor_those_of_a_format() {
         "{amqp:?}"
     );
     assert!(!names(Carrier::Nats).contains(&"CE-type".to_owned()));
+    assert!(!kafka.contains(&"tide-epoch".to_owned()));
     // Attributes keep their meaning too.
     let event = event(None, headers);
     let attributes = binary.beside(Carrier::Kafka, &event);
@@ -200,7 +201,7 @@ fn a_publisher_forges_neither_our_headers_nor_those_of_a_format() {
     // Another format does not know them.
     assert!(
         native
-            .headers(Carrier::Kafka, headers)
+            .publishers(Carrier::Kafka, headers)
             .contains_key("ce_id")
     );
 }

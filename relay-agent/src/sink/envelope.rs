@@ -1,6 +1,8 @@
 //! Messages as the pipeline's format writes them (`tide_model::format`): the same bytes on every
 //! redelivery under one epoch.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use tide_catalog::messages::Message;
 use tide_model::format::{Carrier, Event};
@@ -40,22 +42,34 @@ pub(super) fn beside(
     context.encoder.beside(carrier, &event(message))
 }
 
-/// Everything that a broker's own headers carry, as text: the event's id, the publisher's headers,
-/// ours, and the format's. What is no text goes as JSON; what is null does not go.
-pub(super) fn text_headers(
+/// Everything that a broker's own headers carry, as text: the event's id, our headers, the
+/// publisher's, and the format's.
+pub(super) fn text_headers<'a>(
+    context: &'a Context,
+    carrier: Carrier,
+    message: &Message,
+) -> impl Iterator<Item = (Cow<'a, str>, String)> {
+    let event = ("tide-event-id", message.event_id.to_string());
+    let ours = context.encoder.own_headers().iter();
+    let ours = std::iter::once(event)
+        .chain(ours.cloned())
+        .map(|(name, value)| (Cow::Borrowed(name), value));
+    let others = other_text_headers(context, carrier, message);
+    ours.chain(others.map(|(name, value)| (Cow::Owned(name), value)))
+}
+
+/// The publisher's headers, and the format's, as text. What is no text goes as JSON; what is null does
+/// not go.
+pub(super) fn other_text_headers(
     context: &Context,
     carrier: Carrier,
     message: &Message,
-) -> Vec<(String, String)> {
-    let event = ("tide-event-id".to_owned(), message.event_id.to_string());
-    let headers = context.encoder.headers(carrier, &message.headers);
-    let others = headers.into_iter().filter_map(|(name, value)| match value {
+) -> impl Iterator<Item = (String, String)> {
+    let theirs = context.encoder.publishers(carrier, &message.headers);
+    let theirs = theirs.into_iter().filter_map(|(name, value)| match value {
         Value::String(text) => Some((name, text)),
         Value::Null => None,
         other => Some((name, other.to_string())),
     });
-    std::iter::once(event)
-        .chain(others)
-        .chain(beside(context, carrier, message))
-        .collect()
+    theirs.chain(beside(context, carrier, message))
 }

@@ -8,14 +8,12 @@
 
 mod judge;
 mod producer;
+mod tally;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use rdkafka::{
-    message::{Header, OwnedHeaders},
-    producer::{DeliveryFuture, FutureRecord},
-};
-use serde_json::{Map, Value};
+use rdkafka::message::{Header, OwnedHeaders};
+use serde_json::Value;
 use tide_catalog::messages::Message;
 use tide_model::format::Carrier;
 use tokio::{
@@ -24,7 +22,11 @@ use tokio::{
     time::{Instant, interval, sleep},
 };
 
-use self::{judge::judge, producer::Connection};
+use self::{
+    judge::judge,
+    producer::{Attempt, Connection, Record},
+    tally::Settled,
+};
 use super::{Batch, Context, Named, Sink, SinkError, envelope};
 
 /// What the sink is opened from.
@@ -85,41 +87,31 @@ impl Sink for KafkaSink {
         // everything that is still queued is purged.
         let attempt = connection.armed();
         let deadline = Instant::now() + self.settings.timeout;
-        let mut acknowledgements = Vec::with_capacity(batch.messages.len());
         let mut refused = None;
+        let mut queued = 0;
         let mut value = Vec::new();
         for (index, message) in batch.messages.iter().enumerate() {
-            match enqueue(
-                &attempt,
-                (
-                    batch.route(index).unwrap_or(&self.settings.topic),
-                    batch.named(),
-                ),
-                context,
-                message,
-                &mut value,
-                deadline,
-            )
-            .await
-            {
-                Ok(acknowledgement) => acknowledgements.push(acknowledgement),
-                Err(error) => {
-                    refused = Some(error);
-                    break;
+            value.clear();
+            envelope::write(&mut value, context, message);
+            let topic = batch.route(index).unwrap_or(&self.settings.topic);
+            let record = || {
+                let record = Record::with_opaque_to(topic, index)
+                    .payload(&value)
+                    .headers(headers(context, message));
+                match &message.key {
+                    Some(key) => record.key(key),
+                    None => record,
                 }
-            }
-        }
-        let mut delivered = 0;
-        for acknowledgement in acknowledgements {
-            let acknowledged =
-                self.acknowledged(acknowledgement, &attempt, batch.named(), deadline);
-            let error = match acknowledged.await {
-                Ok(()) => {
-                    delivered += 1;
-                    continue;
-                }
-                Err(error) => error,
             };
+            if let Err(error) = enqueue(&attempt, context, record, batch.named(), deadline).await {
+                refused = Some(error);
+                break;
+            }
+            queued += 1;
+        }
+        let Settled { delivered, failure } = self.settled(&attempt, queued, deadline).await?;
+        if let Some(error) = failure {
+            let error = judge(&error, attempt.last_error(), batch.named());
             return Err(error.after(delivered));
         }
         // What was refused before it left this process did not harm the producer.
@@ -135,69 +127,53 @@ impl Sink for KafkaSink {
 }
 
 impl KafkaSink {
-    /// Waits for one message to be durable.
-    async fn acknowledged(
+    /// Waits until so many messages are durable, or one of them is known not to be.
+    async fn settled(
         &self,
-        acknowledgement: DeliveryFuture,
-        attempt: &producer::Attempt,
-        named: Named,
+        attempt: &Attempt,
+        queued: usize,
         deadline: Instant,
-    ) -> Result<(), SinkError> {
-        tokio::pin!(acknowledgement);
+    ) -> Result<Settled, SinkError> {
         let mut looks = interval(LOOK);
         loop {
-            let answer = tokio::select! {
+            tokio::select! {
                 biased;
-                answer = &mut acknowledgement => answer,
-                _ = looks.tick() => {
-                    let now = Instant::now();
-                    // A cluster that nobody answers for is no reason to wait for the deadline, which
-                    // whoever wants to stop or change this pipeline would have to wait for as well.
-                    let unreachable = attempt.unreachable_since().is_some_and(|since| now - since > UNREACHABLE);
-                    if !unreachable && now < deadline {
-                        continue;
-                    }
-                    let what = if unreachable {
-                        "no broker can be reached".to_owned()
-                    } else {
-                        format!("not acknowledged within {:?}", self.settings.timeout)
-                    };
-                    let complaint = attempt.last_error().map(|error| format!(": {error}"));
-                    return Err(SinkError::transient(what + &complaint.unwrap_or_default()));
-                }
+                settled = attempt.settled(queued) => return Ok(settled),
+                _ = looks.tick() => {}
+            }
+            let now = Instant::now();
+            // A cluster that nobody answers for is no reason to wait for the deadline, which
+            // whoever wants to stop or change this pipeline would have to wait for as well.
+            let unreachable = attempt
+                .unreachable_since()
+                .is_some_and(|since| now - since > UNREACHABLE);
+            if !unreachable && now < deadline {
+                continue;
+            }
+            let what = if unreachable {
+                "no broker can be reached".to_owned()
+            } else {
+                format!("not acknowledged within {:?}", self.settings.timeout)
             };
-            return match answer {
-                Ok(Ok(_)) => {
-                    attempt.answered();
-                    Ok(())
-                }
-                Ok(Err((error, _))) => Err(judge(&error, attempt.last_error(), named)),
-                Err(_) => Err(SinkError::transient("the producer was closed")),
-            };
+            let complaint = attempt.last_error().map(|error| format!(": {error}"));
+            let error = SinkError::transient(what + &complaint.unwrap_or_default());
+            return Err(error.after(attempt.prefix()));
         }
     }
 }
 
-async fn enqueue(
-    attempt: &producer::Attempt,
-    (topic, named): (&str, Named),
+/// Hands one message to librdkafka.
+async fn enqueue<'a>(
+    attempt: &Attempt,
     context: &Context,
-    message: &Message,
-    value: &mut Vec<u8>,
+    record: impl Fn() -> Record<'a>,
+    named: Named,
     deadline: Instant,
-) -> Result<DeliveryFuture, SinkError> {
-    value.clear();
-    envelope::write(value, context, message);
+) -> Result<(), SinkError> {
     loop {
-        let mut record: FutureRecord<'_, str, [u8]> = FutureRecord::to(topic)
-            .payload(value.as_slice())
-            .headers(headers(context, message));
-        if let Some(key) = &message.key {
-            record = record.key(key);
-        }
         context.may_publish()?;
-        match attempt.send(record) {
-            Ok(acknowledgement) => return Ok(acknowledgement),
+        match attempt.send(record()) {
+            Ok(()) => return Ok(()),
             Err(error) if judge::is_queue_full(&error) && Instant::now() < deadline => {
                 sleep(QUEUE_FULL_PAUSE).await;
             }
@@ -208,33 +184,37 @@ async fn enqueue(
 
 /// The publisher's headers, ours and the format's, as Kafka headers: text as it is, everything else as JSON.
 fn headers(context: &Context, message: &Message) -> OwnedHeaders {
-    let merged: Map<String, Value> = context.encoder.headers(Carrier::Kafka, &message.headers);
+    let theirs = context.encoder.publishers(Carrier::Kafka, &message.headers);
+    let ours = context.encoder.own_headers();
     let beside = envelope::beside(context, Carrier::Kafka, message);
-    let id = message.event_id.to_string();
-    let headers = OwnedHeaders::new_with_capacity(merged.len() + beside.len() + 1).insert(Header {
-        key: "tide-event-id",
-        value: Some(&id),
-    });
-    let headers = merged
-        .iter()
-        .fold(headers, |headers, (name, value)| match value {
-            Value::String(text) => headers.insert(Header {
-                key: name,
-                value: Some(text),
-            }),
+    let count = 1 + ours.len() + theirs.len() + beside.len();
+    let mut headers = text(
+        OwnedHeaders::new_with_capacity(count),
+        "tide-event-id",
+        &message.event_id.to_string(),
+    );
+    for (name, value) in ours {
+        headers = text(headers, name, value);
+    }
+    for (name, value) in &theirs {
+        headers = match value {
+            Value::String(value) => text(headers, name, value),
             Value::Null => headers.insert(Header {
                 key: name,
                 value: None::<&str>,
             }),
-            other => headers.insert(Header {
-                key: name,
-                value: Some(&other.to_string()),
-            }),
-        });
-    beside.iter().fold(headers, |headers, (name, value)| {
-        headers.insert(Header {
-            key: name,
-            value: Some(value),
-        })
+            other => text(headers, name, &other.to_string()),
+        };
+    }
+    for (name, value) in &beside {
+        headers = text(headers, name, value);
+    }
+    headers
+}
+
+fn text(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
+    headers.insert(Header {
+        key,
+        value: Some(value),
     })
 }

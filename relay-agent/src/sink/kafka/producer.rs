@@ -1,4 +1,7 @@
-//! librdkafka's producer, its settings, and what it complains about.
+//! librdkafka's producer, its settings, and what it says.
+//!
+//! Its own thread hears what becomes of every message, and wakes whoever waits for the batch once,
+//! at its end: a thousand wake-ups cost more than sending what they are about.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,13 +12,22 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     error::KafkaError,
-    producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer, PurgeConfig},
+    message::DeliveryResult,
+    producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer},
     types::RDKafkaErrorCode,
 };
-use tokio::{sync::watch, task::spawn_blocking, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    task::spawn_blocking,
+    time::Instant,
+};
 use tracing::debug;
 
-use super::{Named, Settings, SinkError, judge::judge};
+use super::{
+    Named, Settings, SinkError,
+    judge::judge,
+    tally::{Settled, Tally},
+};
 use crate::sink::secret;
 
 /// So long a topic may be unknown, in milliseconds, as one that was just created is for a moment: then
@@ -24,11 +36,14 @@ const UNKNOWN_TOPIC: &str = "5000";
 /// How long one question about the topic may take.
 const METADATA: Duration = Duration::from_secs(1);
 
-/// A producer and its last complaint.
+/// A producer and what it says.
 pub(super) struct Connection {
-    producer: FutureProducer<Complaints>,
-    complaints: Complaints,
+    producer: ThreadedProducer<Listener>,
+    listener: Listener,
 }
+
+/// A message whose number in its batch comes back with what became of it.
+pub(super) type Record<'a> = BaseRecord<'a, str, [u8], usize>;
 
 impl Connection {
     /// Makes a producer. Brokers are contacted in the background.
@@ -53,14 +68,11 @@ impl Connection {
             // saying so costs the hot path nothing.
             .set("debug", debug)
             .set_log_level(RDKafkaLogLevel::Debug);
-        let complaints = Complaints::default();
+        let listener = Listener::default();
         let producer = config
-            .create_with_context(complaints.clone())
+            .create_with_context(listener.clone())
             .map_err(|error| SinkError::misconfigured(error.to_string()))?;
-        Ok(Self {
-            producer,
-            complaints,
-        })
+        Ok(Self { producer, listener })
     }
 
     /// Waits until a broker is connected, the topic's partitions, if there is one topic, are known
@@ -76,7 +88,7 @@ impl Connection {
         asked
             .await
             .map_err(|error| SinkError::transient(error.to_string()))?
-            .map_err(|error| judge(&error, self.complaints.heard().last.clone(), Named::ByOwner))?;
+            .map_err(|error| judge(&error, self.listener.heard().last.clone(), Named::ByOwner))?;
         let mut numbered = self.numbered();
         // Cannot fail: the sender lives in `self`.
         drop(numbered.wait_for(|numbered| *numbered).await);
@@ -85,12 +97,12 @@ impl Connection {
 
     /// Whether the producer has got its id; it cannot send before.
     pub(super) fn numbered(&self) -> watch::Receiver<bool> {
-        self.complaints.numbered.subscribe()
+        self.listener.numbered.subscribe()
     }
 
     /// Begins an attempt that purges what it queued unless it succeeds.
     pub(super) fn armed(self) -> Attempt {
-        *self.complaints.heard() = Heard::default();
+        *self.listener.heard() = Heard::default();
         Attempt {
             connection: Some(self),
         }
@@ -105,38 +117,48 @@ pub(super) struct Attempt {
 
 impl Attempt {
     /// Queues a message.
-    pub(super) fn send(
-        &self,
-        record: FutureRecord<'_, str, [u8]>,
-    ) -> Result<DeliveryFuture, KafkaError> {
+    pub(super) fn send(&self, record: Record<'_>) -> Result<(), KafkaError> {
         match &self.connection {
-            Some(connection) => connection
-                .producer
-                .send_result(record)
-                .map_err(|(error, _)| error),
+            Some(connection) => connection.producer.send(record).map_err(|(error, _)| error),
             None => Err(KafkaError::Canceled),
         }
     }
 
+    /// Waits until it is known what became of the messages that were queued, so many of them.
+    /// Cancel-safe.
+    pub(super) async fn settled(&self, queued: usize) -> Settled {
+        let Some(connection) = &self.connection else {
+            return Settled {
+                delivered: 0,
+                failure: Some(KafkaError::Canceled),
+            };
+        };
+        let listener = &connection.listener;
+        listener.heard().tally.sent(queued);
+        loop {
+            if let Some(settled) = listener.heard().tally.settled() {
+                return settled;
+            }
+            // Said before now, it is not lost.
+            listener.settled.notified().await;
+        }
+    }
+
+    /// How many messages from the start are acknowledged by now.
+    pub(super) fn prefix(&self) -> usize {
+        let connection = self.connection.as_ref();
+        connection.map_or(0, |connection| connection.listener.heard().tally.prefix())
+    }
+
     /// What librdkafka last complained about during this attempt.
     pub(super) fn last_error(&self) -> Option<String> {
-        self.connection.as_ref()?.complaints.heard().last.clone()
+        self.connection.as_ref()?.listener.heard().last.clone()
     }
 
     /// Since when no broker at all could be reached; none while one can, or may.
     pub(super) fn unreachable_since(&self) -> Option<Instant> {
-        self.connection
-            .as_ref()?
-            .complaints
-            .heard()
-            .unreachable_since
-    }
-
-    /// A broker answered.
-    pub(super) fn answered(&self) {
-        if let Some(connection) = &self.connection {
-            connection.complaints.heard().unreachable_since = None;
-        }
+        let connection = self.connection.as_ref()?;
+        connection.listener.heard().unreachable_since
     }
 
     /// Everything is acknowledged: the producer can be used again.
@@ -162,27 +184,32 @@ fn debugged(theirs: Option<&str>) -> String {
     theirs.map_or_else(|| "eos".to_owned(), |theirs| format!("{theirs},eos"))
 }
 
-/// Keeps what a client complained about: the messages' own errors often only say "timed out".
+/// Keeps what a client says: of the batch at hand, of itself, and its complaints, because the
+/// messages' own errors often only say "timed out".
 #[derive(Debug, Clone, Default)]
-struct Complaints {
+pub(super) struct Listener {
     heard: Arc<Mutex<Heard>>,
+    /// The batch at hand is settled.
+    settled: Arc<Notify>,
     /// Whether the producer has got its id.
     numbered: Arc<watch::Sender<bool>>,
 }
 
+/// About one batch. A producer that has not told the fate of all of them gets no further one.
 #[derive(Debug, Default)]
 struct Heard {
+    tally: Tally,
     last: Option<String>,
     unreachable_since: Option<Instant>,
 }
 
-impl Complaints {
+impl Listener {
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ClientContext for Complaints {
+impl ClientContext for Listener {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!(?level, facility, message, "librdkafka");
         if facility == "GETPID" && message.contains("Acquired PID") {
@@ -195,6 +222,25 @@ impl ClientContext for Complaints {
         heard.last = Some(reason.to_owned());
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             heard.unreachable_since.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+impl ProducerContext for Listener {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        let mut heard = self.heard();
+        match result {
+            Ok(_) => {
+                heard.tally.acknowledged(index);
+                heard.unreachable_since = None;
+            }
+            Err((error, _)) => heard.tally.failed(index, error.clone()),
+        }
+        if heard.tally.settled().is_some() {
+            drop(heard);
+            self.settled.notify_one();
         }
     }
 }

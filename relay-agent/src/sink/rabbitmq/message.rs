@@ -1,5 +1,7 @@
 //! What a message's properties and headers carry in AMQP.
 
+use std::borrow::Cow;
+
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, ShortString},
@@ -17,13 +19,11 @@ const MOST_HEADER_BYTES: usize = 64 << 10;
 pub(super) fn properties(context: &Context, message: &Message) -> BasicProperties {
     let mut table = FieldTable::default();
     let mut bytes = 0;
-    let mut headers = envelope::text_headers(context, Carrier::Amqp, message);
-    headers.extend(
-        message
-            .key
-            .iter()
-            .map(|key| ("tide-key".to_owned(), key.clone())),
-    );
+    let key = message.key.clone();
+    let key = key.map(|key| (Cow::Borrowed("tide-key"), key));
+    let mut headers: Vec<_> = envelope::text_headers(context, Carrier::Amqp, message)
+        .chain(key)
+        .collect();
     // Ours first: what does not fit any more is in the envelope all the same.
     headers.sort_by_key(|(name, _)| !is_ours(name));
     for (name, value) in headers {
@@ -31,7 +31,7 @@ pub(super) fn properties(context: &Context, message: &Message) -> BasicPropertie
         if bytes > MOST_HEADER_BYTES || is_brokers_own(&name) {
             continue;
         }
-        if let Ok(name) = ShortString::try_new(name) {
+        if let Ok(name) = ShortString::try_new(name.into_owned()) {
             table.insert(name, AMQPValue::LongString(value.into()));
         }
     }
