@@ -5,17 +5,20 @@
 //! a message leaves when its predecessor of the same key is acknowledged. Messages without a key
 //! have no order and wait for nobody.
 //!
+//! Acknowledgements are awaited in the order in which the messages left. Brokers give them about in
+//! that order, and whoever listens for hundreds at a time is woken up for each.
+//!
 //! After a failure nothing behind it is begun, and everything before it is still brought to its
 //! end, so that the failure is the first message that is not delivered. What was acknowledged
 //! behind it is remembered and not sent again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     future::Future,
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::FutureExt as _;
 use tide_catalog::messages::Message;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -30,7 +33,7 @@ pub(super) const WIDTH: usize = 512;
 pub(super) struct Ahead(HashSet<Uuid>);
 
 /// A message was not taken: which, and why.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) index: usize,
     pub(super) error: SinkError,
@@ -45,57 +48,86 @@ pub(super) struct Limits {
     pub(super) timeout: Duration,
 }
 
-/// Delivers a batch: `publish` sends the message of an index and returns when it is acknowledged.
-/// It may learn that other messages failed; its own did if its index is among the failures.
+/// Delivers a batch: `publish` sends the message of an index, and what it returns ends when that is
+/// acknowledged. It may learn that other messages failed; its own did if its index is among the
+/// failures.
 ///
 /// Dropping the future drops those of `publish`; what they had achieved is in `ahead`.
-pub(super) async fn deliver<F>(
+pub(super) async fn deliver<F, A>(
     batch: &Batch<'_>,
     ahead: &mut Ahead,
     limits: Limits,
     publish: impl Fn(usize) -> F,
 ) -> Result<(), SinkError>
 where
-    F: Future<Output = Result<(), Vec<Failure>>>,
+    F: Future<Output = Result<A, Vec<Failure>>>,
+    A: Future<Output = Result<(), Vec<Failure>>>,
 {
-    let messages = batch.messages;
-    // What is remembered of messages that are not in this batch is of no use any more.
-    let known: HashSet<Uuid> = messages.iter().map(|message| message.event_id).collect();
-    ahead.0.retain(|id| known.contains(id));
-    let mut lanes = Lanes::new(messages, |message| ahead.0.contains(&message.event_id));
+    let mut way = Way {
+        lanes: Lanes::new(batch.messages, |message| {
+            ahead.0.contains(&message.event_id)
+        }),
+        messages: batch.messages,
+        ahead,
+    };
+    let lanes = &mut way.lanes;
     batch.progress.reached(lanes.prefix());
     let deadline = Instant::now() + limits.timeout;
-    let mut on_the_wire = FuturesUnordered::new();
+    let mut on_the_wire = VecDeque::new();
     let mut failures = BTreeMap::new();
     loop {
-        while on_the_wire.len() < limits.width
-            && let Some(index) = lanes.begin()
-        {
-            let published = publish(index);
-            on_the_wire.push(async move { (index, published.await) });
-        }
-        let Ok(next) = timeout_at(deadline, on_the_wire.next()).await else {
+        let begun = (on_the_wire.len() < limits.width).then(|| lanes.begin());
+        let (index, outcome) = if let Some(index) = begun.flatten() {
+            match timeout_at(deadline, publish(index)).await {
+                Ok(Ok(acknowledgement)) => {
+                    on_the_wire.push_back((index, acknowledgement));
+                    continue;
+                }
+                outcome => (index, outcome.map(|refused| refused.map(drop))),
+            }
+        } else if let Some((index, acknowledgement)) = on_the_wire.pop_front() {
+            (index, timeout_at(deadline, acknowledgement).await)
+        } else {
+            break;
+        };
+        let Ok(outcome) = outcome else {
+            // What is behind may have been answered for.
+            for (index, acknowledgement) in on_the_wire {
+                if acknowledgement.now_or_never() == Some(Ok(())) {
+                    lanes.delivered(index);
+                }
+            }
             let late = format!("not acknowledged within {:?}", limits.timeout);
             return Err(SinkError::transient(late).after(lanes.prefix()));
         };
-        let Some((index, outcome)) = next else {
-            break;
-        };
         for failure in outcome.err().unwrap_or_default() {
-            ahead.0.remove(&messages[failure.index].event_id);
             lanes.failed(failure.index);
             failures.insert(failure.index, failure.error);
         }
-        if lanes.delivered(index) {
-            ahead.0.insert(messages[index].event_id);
-        }
+        lanes.delivered(index);
         batch.progress.reached(lanes.prefix());
     }
-    if let Some((index, error)) = failures.pop_first() {
-        return Err(error.after(index));
+    match failures.pop_first() {
+        Some((index, error)) => Err(error.after(index)),
+        None => Ok(()),
     }
-    ahead.0.clear();
-    Ok(())
+}
+
+/// A batch on its way. However it ends, what is acknowledged behind the first message that is not is
+/// remembered.
+struct Way<'a> {
+    lanes: Lanes,
+    messages: &'a [Message],
+    ahead: &'a mut Ahead,
+}
+
+impl Drop for Way<'_> {
+    fn drop(&mut self) {
+        let delivered = self.lanes.delivered_out_of_turn();
+        self.ahead.0 = delivered
+            .map(|index| self.messages[index].event_id)
+            .collect();
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,15 +185,14 @@ impl Lanes {
         (first < self.limit && self.ready.remove(&first)).then_some(first)
     }
 
-    /// Says whether it is: that it failed may have been heard before.
-    fn delivered(&mut self, index: usize) -> bool {
+    /// Unless it is known already that it failed.
+    fn delivered(&mut self, index: usize) {
         if self.fates[index] == Fate::Failed {
-            return false;
+            return;
         }
         self.fates[index] = Fate::Delivered;
         self.ready.extend(self.following[index]);
         self.advance();
-        true
     }
 
     fn failed(&mut self, index: usize) {
@@ -173,6 +204,12 @@ impl Lanes {
     /// How many messages from the start are delivered.
     fn prefix(&self) -> usize {
         self.prefix
+    }
+
+    /// Those that are delivered although one before them is not.
+    fn delivered_out_of_turn(&self) -> impl Iterator<Item = usize> {
+        let fates = self.fates.iter().enumerate().skip(self.prefix);
+        fates.filter_map(|(index, fate)| (*fate == Fate::Delivered).then_some(index))
     }
 
     fn advance(&mut self) {

@@ -11,12 +11,12 @@ mod message;
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use bytes::Bytes;
 use tide_model::sink_spec::NatsSpec;
 use tokio::sync::OnceCell;
 
-use self::connection::Connection;
+use self::{connection::Connection, message::Headers};
 use super::{
     Batch, Context, Named, Sink, SinkError, envelope,
     lanes::{self, Ahead, Failure, Limits},
@@ -55,6 +55,7 @@ impl Sink for NatsSink {
             connection: &connection,
             spec: &self.spec,
             context,
+            headers: Headers::new(context),
             unanswered: OnceCell::new(),
         };
         let limits = Limits {
@@ -87,52 +88,87 @@ struct Attempt<'a> {
     connection: &'a Connection,
     spec: &'a NatsSpec,
     context: &'a Context,
+    headers: Headers<'a>,
     /// What it means that nobody answered: of one subject the same for every message, so asked
     /// once.
     unanswered: OnceCell<SinkError>,
 }
 
-impl Attempt<'_> {
-    async fn publish(&self, batch: &Batch<'_>, index: usize) -> Result<(), Vec<Failure>> {
+impl<'a> Attempt<'a> {
+    /// Sends a message, and returns what ends with the stream's word.
+    async fn publish(
+        &'a self,
+        batch: &'a Batch<'_>,
+        index: usize,
+    ) -> Result<impl Future<Output = Result<(), Vec<Failure>>> + 'a, Vec<Failure>> {
+        let failed = move |error| vec![Failure { index, error }];
         let subject = batch.route(index).unwrap_or(&self.spec.subject);
-        let answer = self.send(batch, index);
-        tokio::pin!(answer);
-        let sent = tokio::select! {
-            biased;
-            trouble = self.connection.trouble() => {
-                match judge::trouble(&trouble, subject, batch.named()) {
-                    Some(error) => Err(error),
-                    // The server complained about another message.
-                    None => answer.await,
-                }
-            }
-            sent = &mut answer => sent,
-        };
-        sent.map_err(|error| vec![Failure { index, error }])
+        let sent = self.undisturbed((subject, batch.named()), self.send(batch, index));
+        let acknowledgement = sent.await.map_err(failed)?;
+        Ok(async move {
+            let answer = self.answered((subject, batch.named()), acknowledgement);
+            let answer = self.undisturbed((subject, batch.named()), answer);
+            answer.await.map_err(failed)
+        })
     }
 
-    async fn send(&self, batch: &Batch<'_>, index: usize) -> Result<(), SinkError> {
+    /// What comes of an act for a subject unless the connection is of no use any more before.
+    async fn undisturbed<T>(
+        &self,
+        (subject, named): (&str, Named),
+        act: impl Future<Output = Result<T, SinkError>>,
+    ) -> Result<T, SinkError> {
+        tokio::pin!(act);
+        tokio::select! {
+            // What is there already needs no look at anything else.
+            biased;
+            done = &mut act => done,
+            trouble = self.connection.trouble() => {
+                match judge::trouble(&trouble, subject, named) {
+                    Some(error) => Err(error),
+                    // The server complained about another message.
+                    None => act.await,
+                }
+            }
+        }
+    }
+
+    async fn send(&self, batch: &Batch<'_>, index: usize) -> Result<PublishAckFuture, SinkError> {
         let message = &batch.messages[index];
         let subject = batch.route(index).unwrap_or(&self.spec.subject);
         let body = envelope::body(self.context, message);
-        let publish = message::with_headers(self.context, message).payload(Bytes::from(body));
+        let publish = self.headers.of(message).payload(Bytes::from(body));
         self.context.may_publish()?;
-        let stream = self.connection.stream();
-        let acknowledgement = match stream.send_publish(subject.to_owned(), publish).await {
-            Ok(acknowledgement) => acknowledgement.await,
-            Err(error) => Err(error),
-        };
-        let Err(error) = acknowledgement else {
-            return Ok(());
-        };
-        if error.kind() == PublishErrorKind::StreamNotFound {
-            let stream = self.connection.stream();
-            let ask = || judge::unanswered(stream, subject, batch.named());
-            return Err(match batch.named() {
-                Named::ByOwner => self.unanswered.get_or_init(ask).await.clone(),
-                Named::ByMessage => ask().await,
-            });
+        let sent = self
+            .connection
+            .stream()
+            .send_publish(subject.to_owned(), publish);
+        match sent.await {
+            Ok(acknowledgement) => Ok(acknowledgement),
+            Err(error) => Err(self.refused((subject, batch.named()), &error).await),
         }
-        Err(judge::refused(&error))
+    }
+
+    async fn answered(
+        &self,
+        destination: (&str, Named),
+        acknowledgement: PublishAckFuture,
+    ) -> Result<(), SinkError> {
+        match acknowledgement.await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.refused(destination, &error).await),
+        }
+    }
+
+    async fn refused(&self, (subject, named): (&str, Named), error: &PublishError) -> SinkError {
+        if error.kind() != PublishErrorKind::StreamNotFound {
+            return judge::refused(error);
+        }
+        // Boxed, so that the hundreds of answers that are waited for are not larger for it.
+        let ask = || Box::pin(judge::unanswered(self.connection.stream(), subject, named));
+        match named {
+            Named::ByOwner => self.unanswered.get_or_init(ask).await.clone(),
+            Named::ByMessage => ask().await,
+        }
     }
 }

@@ -9,7 +9,7 @@ mod message;
 
 use std::time::Duration;
 
-use lapin::{Confirmation, options::BasicPublishOptions};
+use lapin::{Confirmation, PublisherConfirm, options::BasicPublishOptions};
 use tide_model::sink_spec::RabbitmqSpec;
 
 use self::connection::Connection;
@@ -121,9 +121,23 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn publish(&self, index: usize) -> Result<(), Vec<Failure>> {
+    /// Sends a message, and returns what ends with the broker's word.
+    async fn publish(
+        &self,
+        index: usize,
+    ) -> Result<impl Future<Output = Result<(), Vec<Failure>>>, Vec<Failure>> {
+        let sent = self.send(index).await;
+        let refused = move |error| vec![Failure { index, error }];
+        let confirm = sent.map_err(refused)?;
+        Ok(async move {
+            let confirmed = confirm.await;
+            let confirmed = confirmed.map_err(|error| judge::refused(&error, self.spec));
+            self.judged(index, confirmed.map_err(refused)?)
+        })
+    }
+
+    fn judged(&self, index: usize, confirmation: Confirmation) -> Result<(), Vec<Failure>> {
         let own = |error| Failure { index, error };
-        let confirmation = self.send(index).await.map_err(|error| vec![own(error)])?;
         let mut failures = Vec::new();
         if confirmation.is_nack() {
             failures.push(own(SinkError::transient(
@@ -147,7 +161,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn send(&self, index: usize) -> Result<Confirmation, SinkError> {
+    async fn send(&self, index: usize) -> Result<PublisherConfirm, SinkError> {
         let message = &self.batch.messages[index];
         let body = envelope::body(self.context, message);
         let options = BasicPublishOptions {
@@ -165,11 +179,9 @@ impl Attempt<'_> {
             &body,
             message::properties(self.context, message),
         );
-        let confirmed = match published.await {
-            Ok(confirm) => confirm.await,
-            Err(error) => Err(error),
-        };
-        confirmed.map_err(|error| judge::refused(&error, self.spec))
+        published
+            .await
+            .map_err(|error| judge::refused(&error, self.spec))
     }
 
     fn index_of(&self, id: &str) -> Option<usize> {
