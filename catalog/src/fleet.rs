@@ -15,6 +15,7 @@ use crate::{
     CatalogError,
     error::Doing,
     holds::{HoldRecord, hold_records},
+    reach::unreached,
 };
 
 /// Whether to look into the outboxes for what waits in them.
@@ -81,7 +82,7 @@ pub async fn database_view(
     read_view(connection, group, Lag::Measure).await
 }
 
-/// Reads the group's pipelines, agents, holds and placements. Ownership comes from `pg_locks`,
+/// Reads the group's pipelines, agents, holds and placements, and who does not reach which sink. Ownership comes from `pg_locks`,
 /// which no transaction freezes, so the parts may be a moment apart.
 pub async fn read_view(
     connection: &mut PgConnection,
@@ -157,12 +158,14 @@ pub async fn read_view(
         .chain(placements.iter().map(|(_, _, generation)| *generation))
         .max()
         .unwrap_or(0);
+    let unreached = unreached(&mut *connection, group).await?;
     let last_drains = match lag {
         Lag::Measure | Lag::Estimate => last_drains(connection, group).await?,
         Lag::Skip => BTreeMap::new(),
     };
     Ok(DatabaseView {
         last_drains,
+        unreached,
         group: group.clone(),
         taken_at,
         pipelines: pipelines

@@ -42,6 +42,7 @@ pub mod outboxes;
 pub mod parking;
 pub mod pipelines;
 pub mod preflight;
+pub mod reach;
 pub mod rebalance;
 pub mod rights;
 pub mod schema;

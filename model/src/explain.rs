@@ -2,13 +2,13 @@
 //! [`assign`](crate::assign) decides, and what each agent's holds have to do with it.
 
 use serde::Serialize;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use crate::{
     AgentName, PipelineState, UnitName,
     assignment::Reason,
     drain::{Progress, soonest_release},
-    fleet::{AgentRow, DatabaseView, Hold, HoldKind, PipelineRow},
+    fleet::{AgentRow, DatabaseView, Hold, HoldKind, PipelineRow, Unreached},
 };
 
 /// Everything about one pipeline's place.
@@ -60,6 +60,8 @@ pub enum Code {
     Cordoned,
     /// It works only where nobody else can.
     Standby,
+    /// It does not reach the sink.
+    Unreachable,
     /// It is about to stop, or has stopped.
     Stopped,
     /// It is gone without saying so.
@@ -76,6 +78,7 @@ impl Code {
             Self::Draining => "DRAINING",
             Self::Cordoned => "CORDONED",
             Self::Standby => "STANDBY",
+            Self::Unreachable => "UNREACHABLE",
             Self::Stopped => "STOPPED",
             Self::Lost => "LOST",
         }
@@ -107,12 +110,19 @@ pub fn explain_pipeline(view: &DatabaseView, name: &UnitName) -> Option<Pipeline
     let to = wanted.map(|wanted| wanted.agent.clone());
     let (progress, because, hint) = waiting(view, row, to.as_ref(), wanted.map(|w| w.reason));
     let verdict = |agent: &AgentRow| {
+        let unreached = view.unreached(&row.name, &agent.name).map(unreached);
         if row.owner.as_ref() == Some(&agent.name) {
             let epoch = row.epoch.map_or(0, |epoch| epoch.0);
-            let detail = format!("holds the lock, epoch {epoch}");
+            let mut detail = format!("holds the lock, epoch {epoch}");
+            if let Some(unreached) = unreached {
+                detail = format!("{detail}; {unreached}");
+            }
             return judged(agent, Code::Owner, detail);
         }
         let verdict = able(view, agent);
+        if let (Code::Eligible | Code::Standby, Some(unreached)) = (verdict.code, unreached) {
+            return judged(agent, Code::Unreachable, unreached);
+        }
         if verdict.code == Code::Eligible && to.as_ref() == Some(&agent.name) {
             return judged(agent, Code::Wanted, "is to take it".to_owned());
         }
@@ -208,6 +218,7 @@ fn waiting(
             Some(Reason::Placed) => "an operator placed it there",
             Some(Reason::Pinned) => "it is pinned there",
             Some(Reason::Balanced) => "that evens out the load",
+            Some(Reason::Reachable) => "its owner cannot reach the sink",
             _ => "its owner may not keep it",
         };
         return (
@@ -225,11 +236,11 @@ fn waiting(
     }
     if row.state == Some(PipelineState::Retrying) {
         let why = row.state_reason.as_deref().unwrap_or("-");
-        return (
-            Progress::Waiting,
-            format!("its sink fails, and is tried again: {why}"),
-            None,
-        );
+        let because = match kept_in_spite(view, row, reason) {
+            Some(nevertheless) => format!("{nevertheless}; it is tried again: {why}"),
+            None => format!("its sink fails, and is tried again: {why}"),
+        };
+        return (Progress::Waiting, because, None);
     }
     if let Some(hold) = view.staying(name) {
         let (kept, origin) = (hold.kind.participle(), hold.origin());
@@ -249,6 +260,41 @@ fn waiting(
         None => format!("{owner} keeps it, as moving it would even out nothing"),
     };
     (Progress::Done, because, None)
+}
+
+/// Why it stays with an owner that does not reach its sink.
+fn kept_in_spite(view: &DatabaseView, row: &PipelineRow, reason: Option<Reason>) -> Option<String> {
+    let owner = row.owner.as_ref()?;
+    view.unreached(&row.name, owner)?;
+    Some(match reason {
+        Some(Reason::Placed) => {
+            format!("{owner} cannot reach the sink, and an operator placed it there")
+        }
+        Some(Reason::Pinned | Reason::Frozen) => {
+            let hold = view.staying(&row.name)?;
+            let (kept, origin) = (hold.kind.participle(), hold.origin());
+            format!("{owner} cannot reach the sink, and it is {kept} {origin}")
+        }
+        Some(Reason::Unreachable) => "no agent that may have it can reach the sink".to_owned(),
+        _ => format!("{owner} cannot reach the sink either; another one gave it away for that"),
+    })
+}
+
+/// What an agent says about its way to a sink.
+fn unreached(one: &Unreached) -> String {
+    format!(
+        "cannot reach the sink: {}, since {}, tried again at {}",
+        one.reason,
+        moment(one.since),
+        moment(one.until)
+    )
+}
+
+/// To the second, as people read it.
+fn moment(at: OffsetDateTime) -> String {
+    let at = at.to_offset(UtcOffset::UTC);
+    let at = at.replace_nanosecond(0).unwrap_or(at);
+    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
 /// Nobody may take it: for good, unless the holds on some agent have an end.

@@ -107,6 +107,7 @@ mod tests {
             agents: Vec::new(),
             holds: terms.iter().enumerate().map(hold).collect(),
             placements: BTreeMap::new(),
+            unreached: BTreeMap::new(),
             last_drains: BTreeMap::new(),
             generation: 0,
         };

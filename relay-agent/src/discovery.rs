@@ -281,9 +281,12 @@ fn departures(
             let kind = match assignment.reason {
                 _ if drained => HandoverKind::Drain,
                 Reason::Placed | Reason::Pinned => HandoverKind::Move,
-                Reason::Balanced | Reason::Kept | Reason::Unowned | Reason::Frozen => {
-                    HandoverKind::Rebalance
-                }
+                Reason::Balanced
+                | Reason::Kept
+                | Reason::Unowned
+                | Reason::Frozen
+                | Reason::Reachable
+                | Reason::Unreachable => HandoverKind::Rebalance,
             };
             (name.clone(), kind)
         })

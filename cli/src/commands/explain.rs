@@ -119,7 +119,7 @@ fn tone(code: Code) -> Tone {
     match code {
         Code::Owner | Code::Wanted | Code::Eligible => Tone::Good,
         Code::Standby | Code::Stopped => Tone::Faint,
-        Code::Draining | Code::Cordoned => Tone::Uneasy,
+        Code::Draining | Code::Cordoned | Code::Unreachable => Tone::Uneasy,
         Code::Lost => Tone::Bad,
     }
 }

@@ -168,6 +168,7 @@ mod tests {
             agents: vec![agent("relay-1"), agent("relay-2")],
             holds: Vec::new(),
             placements: BTreeMap::new(),
+            unreached: BTreeMap::new(),
             last_drains: BTreeMap::new(),
             generation: 0,
         }

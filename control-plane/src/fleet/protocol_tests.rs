@@ -78,6 +78,7 @@ fn database(owners: &[Option<u8>]) -> Arc<DatabaseView> {
         agents: agents.to_vec(),
         holds: Vec::new(),
         placements: BTreeMap::new(),
+        unreached: BTreeMap::new(),
         last_drains: BTreeMap::new(),
         generation: 0,
     })

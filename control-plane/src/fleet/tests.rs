@@ -71,6 +71,7 @@ fn database(incarnation: Incarnation) -> Arc<DatabaseView> {
         }],
         holds: Vec::new(),
         placements: BTreeMap::new(),
+        unreached: BTreeMap::new(),
         last_drains: BTreeMap::new(),
         generation: 0,
     })

@@ -6,19 +6,25 @@
 //! takes exactly its share and nothing is shuffled among the others. The balancing step is greedy
 //! largest-to-smallest list scheduling (Graham, 1969), bounded by what already runs where.
 //!
+//! **Where it can be delivered**: an agent that could not reach a pipeline's sink does not get it,
+//! and gives it to one that may. Where that is said of all of them it is the sink's fault: it is
+//! left out of account, and nothing moves for it.
+//!
 //! The result is a preference. Agents that are not preferred wait for a grace time and then take
 //! an unowned pipeline all the same, so a wrong or stale view can delay a message, never stop it.
 
 mod backup;
+mod fitness;
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
 };
 
 use serde::{Deserialize, Serialize};
 
 pub use self::backup::backups;
+use self::fitness::Fitness;
 use crate::{AgentName, UnitName};
 
 /// Units that share one advisory lock key, and so always move together. Nearly always it is one;
@@ -35,6 +41,8 @@ pub struct Bundle {
     pub placement: Option<AgentName>,
     /// Whether operators want it to stay.
     pub stays: Option<Stays>,
+    /// Agents that could not reach a sink of these pipelines; nearly always none.
+    pub unfit: BTreeSet<AgentName>,
 }
 
 /// What keeps pipelines from being moved, while an agent is there that may run them.
@@ -84,14 +92,18 @@ pub enum Reason {
     Unowned,
     /// Moving it balances the load.
     Balanced,
+    /// Its owner does not reach its sink, and this agent may.
+    Reachable,
+    /// Its owner does not reach its sink, and nobody else who could have it does: it stays.
+    Unreachable,
 }
 
 impl Reason {
     /// Whether moving it may even out the load.
     fn may_move(self) -> bool {
         match self {
-            Self::Kept | Self::Unowned | Self::Balanced => true,
-            Self::Placed | Self::Pinned | Self::Frozen => false,
+            Self::Kept | Self::Unowned | Self::Balanced | Self::Reachable => true,
+            Self::Placed | Self::Pinned | Self::Frozen | Self::Unreachable => false,
         }
     }
 
@@ -104,6 +116,8 @@ impl Reason {
             Self::Frozen => "frozen",
             Self::Unowned => "unowned",
             Self::Balanced => "balanced",
+            Self::Reachable => "reachable",
+            Self::Unreachable => "unreachable",
         }
     }
 }
@@ -141,27 +155,43 @@ pub fn assign(bundles: &[Bundle], candidates: &[Candidate]) -> BTreeMap<UnitName
     let mut order: Vec<&Bundle> = bundles.iter().collect();
     order.sort_by(|a, b| (Reverse(a.weight), &a.pipelines).cmp(&(Reverse(b.weight), &b.pipelines)));
 
+    let fitness: Vec<Fitness> = order
+        .iter()
+        .map(|bundle| Fitness::of(bundle, &bins))
+        .collect();
+
     // Where each bundle is, by index into `order` and `bins`.
-    let mut places: Vec<Option<(usize, Reason)>> =
-        order.iter().map(|bundle| settled(bundle, &bins)).collect();
+    let mut places: Vec<Option<(usize, Reason)>> = order
+        .iter()
+        .zip(&fitness)
+        .map(|(bundle, fitness)| settled(bundle, fitness, &bins))
+        .collect();
     for (bundle, place) in order.iter().zip(&places) {
         if let Some((bin, _)) = place {
             bins[*bin].load += u64::from(bundle.weight);
         }
     }
-    for (bundle, place) in order.iter().zip(&mut places) {
+    for ((bundle, fitness), place) in order.iter().zip(&fitness).zip(&mut places) {
         if place.is_none() {
             let weight = u64::from(bundle.weight);
             let emptiest = (0..bins.len())
-                .filter(|bin| bins[*bin].takes_more)
+                .filter(|bin| bins[*bin].takes_more && fitness.allows(*bin))
                 .min_by(|a, b| bins[*a].fullness(weight, &bins[*b], weight));
             if let Some(bin) = emptiest {
                 bins[bin].load += weight;
-                *place = Some((bin, Reason::Unowned));
+                let left = find(&bins, bundle.owner.as_ref()).is_some();
+                *place = Some((
+                    bin,
+                    if left {
+                        Reason::Reachable
+                    } else {
+                        Reason::Unowned
+                    },
+                ));
             }
         }
     }
-    balance(&order, &mut places, &mut bins);
+    balance(&order, &fitness, &mut places, &mut bins);
 
     let mut assigned = BTreeMap::new();
     for (bundle, place) in order.iter().zip(&places) {
@@ -197,72 +227,109 @@ fn bins(candidates: &[Candidate]) -> Vec<Bin<'_>> {
     bins
 }
 
-/// The place that a bundle has before balancing: where it must stay, its placement, or its owner.
-fn settled(bundle: &Bundle, bins: &[Bin<'_>]) -> Option<(usize, Reason)> {
-    let find = |name: &Option<AgentName>| {
-        name.as_ref()
-            .and_then(|name| bins.binary_search_by(|bin| bin.name.cmp(name)).ok())
-    };
-    let owner = find(&bundle.owner);
-    let admitted = |name: &Option<AgentName>| {
-        find(name).filter(|bin| bins[*bin].takes_more || owner == Some(*bin))
+/// The place of an agent among those that may own anything.
+fn find(bins: &[Bin<'_>], name: Option<&AgentName>) -> Option<usize> {
+    name.and_then(|name| bins.binary_search_by(|bin| bin.name.cmp(name)).ok())
+}
+
+/// The place that a bundle has before balancing: where it must stay, its placement, or its owner,
+/// if that can deliver it, or nobody can.
+fn settled(bundle: &Bundle, fitness: &Fitness, bins: &[Bin<'_>]) -> Option<(usize, Reason)> {
+    let owner = find(bins, bundle.owner.as_ref());
+    let admitted = |name: Option<&AgentName>| {
+        find(bins, name).filter(|bin| bins[*bin].takes_more || owner == Some(*bin))
     };
     let stays = match &bundle.stays {
-        Some(Stays::At(agent)) => admitted(&Some(agent.clone())).map(|bin| (bin, Reason::Pinned)),
+        Some(Stays::At(agent)) => admitted(Some(agent)).map(|bin| (bin, Reason::Pinned)),
         Some(Stays::Put) => owner.map(|bin| (bin, Reason::Frozen)),
         None => None,
     };
-    let placed = || admitted(&bundle.placement).map(|bin| (bin, Reason::Placed));
-    stays
-        .or_else(placed)
-        .or_else(|| owner.map(|bin| (bin, Reason::Kept)))
+    let placed = || admitted(bundle.placement.as_ref()).map(|bin| (bin, Reason::Placed));
+    let kept = || {
+        let owner = owner.filter(|bin| fitness.allows(*bin))?;
+        let reason = if fitness.is_nowhere() {
+            Reason::Unreachable
+        } else {
+            Reason::Kept
+        };
+        Some((owner, reason))
+    };
+    stays.or_else(placed).or_else(kept)
 }
 
 /// Moves bundles from the fullest to the emptiest agent while that helps.
-fn balance(order: &[&Bundle], places: &mut [Option<(usize, Reason)>], bins: &mut [Bin<'_>]) {
+fn balance(
+    order: &[&Bundle],
+    fitness: &[Fitness],
+    places: &mut [Option<(usize, Reason)>],
+    bins: &mut [Bin<'_>],
+) {
     let lightest = order
         .iter()
         .map(|bundle| u64::from(bundle.weight))
         .min()
         .unwrap_or(0);
+    // What the emptiest must not have may help the next one. Where everybody may have everything
+    // that is so for nothing.
+    let receiving = if fitness.iter().all(Fitness::allows_all) {
+        1
+    } else {
+        bins.len()
+    };
     loop {
         let mut receivers: Vec<usize> = (0..bins.len())
             .filter(|bin| bins[*bin].takes_more)
             .collect();
         receivers.sort_by(|a, b| bins[*a].fullness(0, &bins[*b], 0));
-        let Some(&to) = receivers.first() else { return };
-        let mut donors: Vec<usize> = (0..bins.len()).filter(|bin| *bin != to).collect();
-        donors.sort_by(|a, b| bins[*b].fullness(0, &bins[*a], 0));
-        // Where not even the lightest bundle would help, looking at each of them would not either.
-        donors.retain(|from| bins[to].fullness(lightest, &bins[*from], 0) == Ordering::Less);
-
-        // A bundle helps when the receiver stays emptier than the donor was. Among those that no
-        // agent runs yet moving is free; then the heaviest, to need the fewest moves.
-        let best = donors.into_iter().find_map(|from| {
-            order
-                .iter()
-                .enumerate()
-                .filter(|(index, bundle)| {
-                    matches!(places[*index], Some((bin, reason)) if bin == from && reason.may_move())
-                        && bins[to].fullness(u64::from(bundle.weight), &bins[from], 0) == Ordering::Less
-                })
-                .min_by_key(|(_, bundle)| (bundle.owner.as_ref() == Some(bins[from].name), Reverse(bundle.weight)))
-                .map(|(index, bundle)| (index, from, u64::from(bundle.weight)))
+        let best = receivers.iter().take(receiving).find_map(|to| {
+            let (index, from) = helpful(order, fitness, places, bins, (*to, lightest))?;
+            Some((index, from, *to))
         });
-        let Some((index, from, weight)) = best else {
+        let Some((index, from, to)) = best else {
             return;
         };
+        let weight = u64::from(order[index].weight);
         bins[from].load -= weight;
         bins[to].load += weight;
-        let reason = if order[index].owner.as_ref() == Some(bins[to].name) {
-            Reason::Kept
-        } else if order[index].owner.is_some() {
-            Reason::Balanced
-        } else {
-            Reason::Unowned
+        let reason = match places[index] {
+            Some((_, Reason::Reachable)) => Reason::Reachable,
+            _ if order[index].owner.as_ref() == Some(bins[to].name) => Reason::Kept,
+            _ if order[index].owner.is_some() => Reason::Balanced,
+            _ => Reason::Unowned,
         };
         places[index] = Some((to, reason));
     }
+}
+
+/// The bundle whose move to an agent helps most, and where it is now. A bundle helps when the
+/// receiver stays emptier than the donor was. Among those that no agent runs yet moving is free;
+/// then the heaviest, to need the fewest moves.
+fn helpful(
+    order: &[&Bundle],
+    fitness: &[Fitness],
+    places: &[Option<(usize, Reason)>],
+    bins: &[Bin<'_>],
+    (to, lightest): (usize, u64),
+) -> Option<(usize, usize)> {
+    let mut donors: Vec<usize> = (0..bins.len()).filter(|bin| *bin != to).collect();
+    donors.sort_by(|a, b| bins[*b].fullness(0, &bins[*a], 0));
+    // Where not even the lightest bundle would help, looking at each of them would not either.
+    donors.retain(|from| bins[to].fullness(lightest, &bins[*from], 0) == Ordering::Less);
+    donors.into_iter().find_map(|from| {
+        order
+            .iter()
+            .enumerate()
+            .filter(|(index, bundle)| {
+                matches!(places[*index], Some((bin, reason)) if bin == from && reason.may_move())
+                    && fitness[*index].allows(to)
+                    && bins[to].fullness(u64::from(bundle.weight), &bins[from], 0) == Ordering::Less
+            })
+            .min_by_key(|(_, bundle)| {
+                let runs = bundle.owner.as_ref() == Some(bins[from].name);
+                (runs, Reverse(bundle.weight))
+            })
+            .map(|(index, _)| (index, from))
+    })
 }
 
 #[cfg(test)]

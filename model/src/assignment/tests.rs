@@ -26,6 +26,22 @@ fn bundle(index: usize, owner: Option<&str>) -> Bundle {
         owner: owner.map(|name| name.parse().unwrap()),
         placement: None,
         stays: None,
+        unfit: BTreeSet::new(),
+    }
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<AgentName> {
+    names
+        .into_iter()
+        .map(|name| name.parse().unwrap())
+        .collect()
+}
+
+/// A bundle whose sink these agents do not reach.
+fn beyond(index: usize, owner: Option<&str>, unfit: &[&str]) -> Bundle {
+    Bundle {
+        unfit: names(unfit.iter().copied()),
+        ..bundle(index, owner)
     }
 }
 
@@ -142,6 +158,7 @@ fn pipelines_of_one_lock_stay_together() {
         owner: None,
         placement: None,
         stays: None,
+        unfit: BTreeSet::new(),
     };
     let assigned = assign(
         &[shared, bundle(0, None), bundle(1, None)],
@@ -234,6 +251,113 @@ fn what_is_pinned_or_frozen_is_moved_only_from_who_cannot_run_it() {
     }
 }
 
+#[test]
+fn a_pipeline_goes_where_its_sink_can_be_reached() {
+    let placed = |to: &str, bundle| Bundle {
+        placement: Some(to.parse().unwrap()),
+        ..bundle
+    };
+    let stays = |stays, bundle| Bundle {
+        stays: Some(stays),
+        ..bundle
+    };
+    let at_a = || Stays::At("a".parse().unwrap());
+    let admitting = |a, b| vec![agent("a", 1, a), agent("b", 1, b)];
+    let [all, own, nothing] = [Admits::All, Admits::OnlyItsOwn, Admits::Nothing];
+    for (what, bundle, agents, expected) in [
+        (
+            "its owner gives it up",
+            beyond(0, Some("a"), &["a"]),
+            admitting(all, all),
+            ("b", Reason::Reachable),
+        ),
+        (
+            "a cordoned owner too",
+            beyond(0, Some("a"), &["a"]),
+            admitting(own, all),
+            ("b", Reason::Reachable),
+        ),
+        (
+            "nobody else could have it",
+            beyond(0, Some("a"), &["a"]),
+            admitting(all, own),
+            ("a", Reason::Unreachable),
+        ),
+        (
+            "nobody reaches it",
+            beyond(0, Some("b"), &["a", "b"]),
+            admitting(all, all),
+            ("b", Reason::Unreachable),
+        ),
+        (
+            "nobody reaches it and nobody has it",
+            beyond(0, None, &["a", "b"]),
+            admitting(all, all),
+            ("a", Reason::Unowned),
+        ),
+        (
+            "nobody has it",
+            beyond(0, None, &["a"]),
+            admitting(all, all),
+            ("b", Reason::Unowned),
+        ),
+        (
+            "a drain does not wait for it",
+            beyond(0, Some("a"), &["b"]),
+            admitting(nothing, all),
+            ("b", Reason::Unowned),
+        ),
+        (
+            "an operator placed it there",
+            placed("a", beyond(0, Some("b"), &["a"])),
+            admitting(all, all),
+            ("a", Reason::Placed),
+        ),
+        (
+            "it is pinned there",
+            stays(at_a(), beyond(0, Some("b"), &["a"])),
+            admitting(all, all),
+            ("a", Reason::Pinned),
+        ),
+        (
+            "it is frozen",
+            stays(Stays::Put, beyond(0, Some("a"), &["a"])),
+            admitting(all, all),
+            ("a", Reason::Frozen),
+        ),
+        (
+            "one that is not there is nobody",
+            beyond(0, Some("a"), &["c"]),
+            admitting(all, all),
+            ("a", Reason::Kept),
+        ),
+    ] {
+        let assigned = assign(&[bundle], &agents);
+        let place = assigned.values().next().unwrap();
+        assert_eq!((place.agent.as_str(), place.reason), expected, "{what}");
+    }
+}
+
+#[test]
+fn what_one_agent_does_not_reach_is_evened_out_among_the_others() {
+    // All of a's sinks are out of its reach; b and c take them in equal parts and a keeps nothing.
+    let bundles: Vec<_> = (0..8).map(|i| beyond(i, Some("a"), &["a"])).collect();
+    let assigned = assign(&bundles, &fleet(&["a", "b", "c"]));
+    assert_eq!(loads(&assigned), BTreeMap::from([("b", 4), ("c", 4)]));
+    // The emptiest agent may have none of what is too much elsewhere; the next one may.
+    let bundles: Vec<_> = (0..6).map(|i| beyond(i, Some("a"), &["b"])).collect();
+    let assigned = assign(&bundles, &fleet(&["a", "b", "c"]));
+    assert_eq!(loads(&assigned), BTreeMap::from([("a", 3), ("c", 3)]));
+    assert_eq!(moves(&bundles, &assigned), 3);
+}
+
+#[test]
+fn a_sink_that_nobody_reaches_moves_nothing_whatever_the_load() {
+    let everybody = ["a", "b", "c"];
+    let bundles: Vec<_> = (0..9).map(|i| beyond(i, Some("a"), &everybody)).collect();
+    assert_eq!(moves(&bundles, &assign(&bundles, &fleet(&everybody))), 0);
+}
+
 fn any_fleet() -> impl Strategy<Value = (Vec<Bundle>, Vec<Candidate>)> {
     let name = || proptest::sample::select(vec!["a", "b", "c", "d", "e"]);
     let bundles = proptest::collection::vec(
@@ -242,6 +366,10 @@ fn any_fleet() -> impl Strategy<Value = (Vec<Bundle>, Vec<Candidate>)> {
             proptest::option::of(name()),
             proptest::option::weighted(0.1, name()),
             proptest::option::weighted(0.1, proptest::option::of(name())),
+            prop_oneof![
+                3 => Just(BTreeSet::new()),
+                1 => proptest::collection::btree_set(name(), 1..6),
+            ],
         ),
         0..40,
     );
@@ -250,13 +378,14 @@ fn any_fleet() -> impl Strategy<Value = (Vec<Bundle>, Vec<Candidate>)> {
         let bundles = bundles
             .into_iter()
             .enumerate()
-            .map(|(i, (weight, owner, placement, stays))| Bundle {
+            .map(|(i, (weight, owner, placement, stays, unfit))| Bundle {
                 weight,
                 placement: placement.map(|name| name.parse().unwrap()),
                 stays: stays.map(|at| match at {
                     Some(name) => Stays::At(name.parse().unwrap()),
                     None => Stays::Put,
                 }),
+                unfit: names(unfit),
                 ..bundle(i, owner)
             })
             .collect();
@@ -301,6 +430,39 @@ proptest! {
     }
 
     #[test]
+    fn nobody_gets_what_it_does_not_reach_while_somebody_else_does((bundles, agents) in any_fleet()) {
+        let assigned = assign(&bundles, &agents);
+        let weighted = agents.iter().any(|agent| agent.weight > 0 && agent.admits == Admits::All);
+        for bundle in &bundles {
+            let Some(place) = assigned.get(&bundle.pipelines[0]) else { continue };
+            let ordered = matches!(place.reason, Reason::Placed | Reason::Pinned | Reason::Frozen);
+            let could = |agent: &&Candidate| {
+                (agent.weight > 0 || !weighted)
+                    && (agent.admits == Admits::All
+                        || agent.admits == Admits::OnlyItsOwn && bundle.owner.as_ref() == Some(&agent.name))
+            };
+            let fit = agents.iter().filter(could).any(|agent| !bundle.unfit.contains(&agent.name));
+            prop_assert!(ordered || !fit || !bundle.unfit.contains(&place.agent), "{bundle:?} {place:?}");
+            if place.reason == Reason::Unreachable {
+                prop_assert!(!fit && bundle.owner.as_ref() == Some(&place.agent));
+            }
+        }
+    }
+
+    #[test]
+    fn what_strangers_do_not_reach_concerns_nobody((bundles, agents) in any_fleet()) {
+        let without = |unfit: &BTreeSet<AgentName>| bundles.iter().map(|bundle| Bundle {
+            unfit: unfit.clone(),
+            ..bundle.clone()
+        }).collect::<Vec<_>>();
+        let (none, strangers) = (without(&BTreeSet::new()), without(&names(["x", "y"])));
+        let kept = |assigned: BTreeMap<UnitName, Assignment>| {
+            assigned.into_iter().map(|(name, place)| (name, place.agent)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(kept(assign(&none, &agents)), kept(assign(&strangers, &agents)));
+    }
+
+    #[test]
     fn equal_weights_end_within_one_of_each_other(count in 0usize..60, owners in proptest::collection::vec(proptest::option::of(0usize..7), 60)) {
         let names = ["a", "b", "c", "d", "e"];
         let bundles: Vec<_> = (0..count).map(|i| bundle(i, owners[i].and_then(|o| names.get(o).copied()))).collect();
@@ -325,12 +487,16 @@ proptest! {
     fn a_backup_is_whom_the_survivors_would_choose(
         owners in prop::collection::vec(prop::option::of(0..4_usize), 0..24),
         weights in prop::collection::vec(0..3_u32, 4),
+        unfit in prop::collection::vec(prop::collection::btree_set(0..4_usize, 0..3), 24),
     ) {
         let names = ["a", "b", "c", "d"];
         let bundles: Vec<Bundle> = owners
             .iter()
             .enumerate()
-            .map(|(index, owner)| bundle(index, owner.map(|owner| names[owner])))
+            .map(|(index, owner)| {
+                let unfit: Vec<&str> = unfit[index].iter().map(|agent| names[*agent]).collect();
+                beyond(index, owner.map(|owner| names[owner]), &unfit)
+            })
             .collect();
         let fleet: Vec<Candidate> = names
             .iter()

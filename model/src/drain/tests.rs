@@ -76,6 +76,7 @@ fn view() -> DatabaseView {
             expires_at: None,
         }],
         placements: BTreeMap::new(),
+        unreached: BTreeMap::new(),
         last_drains: BTreeMap::new(),
         generation: 0,
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use time::{Duration, OffsetDateTime};
 
+use super::reach::{self, Unreached};
 use crate::{
     AgentName, Assignment, Bundle, Candidate, Epoch, GroupName, Incarnation, PipelineName,
     PipelineState, UnitName, assign,
@@ -27,6 +28,8 @@ pub struct DatabaseView {
     pub holds: Vec<Hold>,
     /// Where operators want pipelines.
     pub placements: BTreeMap<UnitName, AgentName>,
+    /// Who does not reach which unit's sink, as far as that counts; nearly always nothing.
+    pub unreached: BTreeMap<UnitName, Vec<Unreached>>,
     /// The newest drain of each agent, where that was asked for together with the lags.
     pub last_drains: BTreeMap<AgentName, LastDrain>,
     /// The newest hold or placement in it; agents acknowledge this number.
@@ -130,6 +133,7 @@ impl DatabaseView {
                 owner: None,
                 placement: None,
                 stays: None,
+                unfit: BTreeSet::new(),
             });
             bundle.pipelines.push(row.name.clone());
             bundle.weight += row.weight;
@@ -142,8 +146,25 @@ impl DatabaseView {
                 .take()
                 .or_else(|| self.placements.get(&row.name).cloned());
             bundle.stays = bundle.stays.take().or_else(|| self.stays(&row.name));
+            bundle.unfit.extend(self.unfit(row).cloned());
         }
         bundles.into_values().collect()
+    }
+
+    /// Agents that should not have a unit, because they do not reach its sink.
+    pub fn unfit<'a>(&'a self, row: &'a PipelineRow) -> impl Iterator<Item = &'a AgentName> {
+        reach::unfit(self.unreached_by(&row.name), row.owner.as_ref())
+    }
+
+    /// What was said about the way to a unit's sink.
+    pub fn unreached_by(&self, unit: &UnitName) -> &[Unreached] {
+        self.unreached.get(unit).map_or(&[], Vec::as_slice)
+    }
+
+    /// What one agent says about the way to a unit's sink, if it does not reach it.
+    pub fn unreached(&self, unit: &UnitName, agent: &AgentName) -> Option<&Unreached> {
+        let said = self.unreached_by(unit).iter();
+        said.into_iter().find(|one| one.agent == *agent)
     }
 
     /// Live agents and what their holds admit; `draining` adds drains that do not exist yet.
@@ -321,6 +342,7 @@ mod tests {
             agents: ["a", "b", "c"].map(agent).to_vec(),
             holds: Vec::new(),
             placements: BTreeMap::new(),
+            unreached: BTreeMap::new(),
             last_drains: BTreeMap::new(),
             generation: 0,
         };

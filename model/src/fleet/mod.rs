@@ -7,6 +7,7 @@
 mod build;
 mod database;
 mod ownership;
+mod reach;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ pub use self::{
     build::{lag_summary, warnings},
     database::{AgentRow, DatabaseView, PipelineRow},
     ownership::{Ownership, REPORT_STALE_AFTER},
+    reach::Unreached,
 };
 pub use crate::hold::{Hold, HoldKind};
 use crate::{

@@ -63,6 +63,7 @@ fn view() -> DatabaseView {
         agents: vec![agent("relay-1"), agent("relay-2")],
         holds: Vec::new(),
         placements: BTreeMap::new(),
+        unreached: BTreeMap::new(),
         last_drains: BTreeMap::new(),
         generation: 0,
     }

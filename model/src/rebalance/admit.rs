@@ -90,7 +90,9 @@ pub fn still_holds(view: &DatabaseView, planned: &Move) -> bool {
         .pipeline(&planned.pipeline)
         .is_some_and(|row| row.enabled && row.owner == planned.from);
     let alive = view.agent(&planned.to).is_some_and(|agent| agent.alive);
+    let unreached = view.unreached(&planned.pipeline, &planned.to).is_some();
     unmoved
+        && !unreached
         && planned.from.as_ref() != Some(&planned.to)
         && alive
         && view.admits(&planned.to) == Admits::All

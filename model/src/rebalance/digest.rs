@@ -11,7 +11,7 @@ use super::By;
 use crate::{UnitName, assignment::Admits, fleet::DatabaseView};
 
 /// Hashes the group, its live agents, and its enabled units with their owners, their holds and the
-/// weights that they have and should have. Lags, rates and times are not in it: they change all the
+/// weights that they have and should have, and who does not reach their sinks. Lags, rates and times are not in it: they change all the
 /// time, and the plan does not follow from them.
 pub(super) fn digest(view: &DatabaseView, by: By, wanted: &BTreeMap<UnitName, u32>) -> String {
     // Names hold neither spaces nor line ends, so that no two views have one text.
@@ -60,6 +60,9 @@ fn write(
         match &row.owner {
             Some(owner) => write!(text, "of {owner}")?,
             None => write!(text, "of_nobody")?,
+        }
+        for agent in view.unfit(row) {
+            write!(text, " not {agent}")?;
         }
         match view.staying(&row.name).map(|hold| &hold.to) {
             None => writeln!(text)?,

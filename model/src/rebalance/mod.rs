@@ -205,6 +205,7 @@ fn moving(row: &PipelineRow, place: &Assignment) -> Move {
             (Reason::Pinned, _) => "it is pinned there".to_owned(),
             (_, None) => "nobody owns it".to_owned(),
             (Reason::Unowned, Some(from)) => format!("{from} may not keep it"),
+            (Reason::Reachable, Some(from)) => format!("{from} cannot reach its sink"),
             (_, Some(from)) => format!("evens out the load of {from}"),
         },
     }
@@ -224,6 +225,9 @@ fn staying(view: &DatabaseView, row: &PipelineRow, place: Option<&Assignment>) -
             hold.origin(),
             hold.to.as_ref().map_or("-", AgentName::as_str)
         ),
+        _ if place.reason == Reason::Unreachable => {
+            "kept: no agent that may have it can reach its sink".to_owned()
+        }
         _ => "kept: moving it would not even out the load".to_owned(),
     }
 }

@@ -4,7 +4,7 @@ use time::{Duration, OffsetDateTime};
 use super::*;
 use crate::{
     HoldId, Incarnation,
-    fleet::{AgentRow, Hold, HoldKind},
+    fleet::{AgentRow, Hold, HoldKind, Unreached},
     hold::HoldTarget,
 };
 
@@ -62,6 +62,7 @@ pub(super) fn view(owners: &[Option<&str>], agents: Vec<AgentRow>) -> DatabaseVi
         agents,
         holds: Vec::new(),
         placements: BTreeMap::new(),
+        unreached: BTreeMap::new(),
         last_drains: BTreeMap::new(),
         generation: 0,
     }
@@ -119,6 +120,54 @@ pub(super) fn applied(view: &DatabaseView, plan: &RebalancePlan) -> DatabaseView
         }
     }
     after
+}
+
+#[test]
+fn nothing_is_planned_to_where_its_sink_is_out_of_reach() {
+    // b is empty, and reaches the sink of one of a's four alone; a does not reach that of another.
+    let mut view = uneven();
+    let out_of_reach = |agents: &[&str]| -> Vec<Unreached> {
+        let said = agents.iter().map(|agent| Unreached {
+            agent: agent.parse().unwrap(),
+            reason: "refused".to_owned(),
+            owned: false,
+            since: NOW,
+            until: NOW,
+        });
+        said.collect()
+    };
+    let planned = |view: &DatabaseView| RebalancePlan::of(view, By::Weight, &Costs::new());
+    let before = planned(&view);
+    for (name, agents) in [
+        ("p000", &["b"][..]),
+        ("p001", &["b"]),
+        ("p002", &["a"]),
+        ("p003", &["a", "b"]),
+    ] {
+        let said = out_of_reach(agents);
+        view.unreached.insert(name.parse().unwrap(), said);
+    }
+    let plan = planned(&view);
+    let moves: Vec<(&str, &str)> = plan
+        .moves
+        .iter()
+        .map(|it| (it.pipeline.as_str(), it.reason.as_str()))
+        .collect();
+    assert_eq!(moves, [("p002", "a cannot reach its sink")]);
+    let stays = plan.stays.iter().map(|it| it.reason.as_str());
+    assert_eq!(
+        stays.collect::<Vec<_>>(),
+        [
+            "kept: moving it would not even out the load",
+            "kept: moving it would not even out the load",
+            "kept: no agent that may have it can reach its sink",
+        ]
+    );
+    // A plan that was made before anybody knew has nothing left to do.
+    let names = before.moves.iter().map(|it| it.pipeline.as_str());
+    assert_eq!(names.collect::<Vec<_>>(), ["p000", "p001"]);
+    assert_ne!(plan.hash, before.hash);
+    assert!(admit(&before, &view, &Costs::new()).is_err());
 }
 
 #[test]

@@ -132,6 +132,7 @@ fn fleet() -> Fleet {
             agents: vec![agent],
             holds: Vec::new(),
             placements: BTreeMap::new(),
+            unreached: BTreeMap::new(),
             last_drains: BTreeMap::new(),
             generation: 0,
         },

@@ -27,6 +27,7 @@ enum Op {
     LoseNotice(usize),
     Hold(usize, Option<Admits>),
     Place(usize, Option<usize>),
+    Reach(usize, usize),
     Switch(usize),
     Change(usize),
     BreakOff(usize, usize, WorkerEnd),
@@ -61,6 +62,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => agent().prop_map(Op::Leave),
         1 => agent().prop_map(Op::Kill),
         3 => agent().prop_map(Op::Join),
+        2 => (pipeline(), agent()).prop_map(|(pipeline, agent)| Op::Reach(pipeline, agent)),
     ]
 }
 
@@ -95,6 +97,13 @@ fn apply(world: &mut World, op: Op) {
                 .get_mut(&pipeline(number))
                 .unwrap()
                 .placement = agent;
+        }
+        Op::Reach(number, agent) => {
+            let agent = world.names[agent].clone();
+            let row = world.pipelines.get_mut(&pipeline(number)).unwrap();
+            if !row.unfit.remove(&agent) {
+                row.unfit.insert(agent);
+            }
         }
         Op::Switch(number) => {
             let row = world.pipelines.get_mut(&pipeline(number)).unwrap();

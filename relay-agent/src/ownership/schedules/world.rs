@@ -52,6 +52,7 @@ pub(super) struct Pipeline {
     pub(super) enabled: bool,
     pub(super) revision: i64,
     pub(super) placement: Option<AgentName>,
+    pub(super) unfit: BTreeSet<AgentName>,
 }
 
 pub(super) struct World {
@@ -77,6 +78,7 @@ impl World {
             enabled: true,
             revision: 1,
             placement: None,
+            unfit: BTreeSet::new(),
         };
         let mut world = Self {
             now: Instant::now(),
@@ -211,6 +213,7 @@ impl World {
                 owner: self.owner(name).cloned(),
                 placement: pipeline.placement.clone(),
                 stays: None,
+                unfit: pipeline.unfit.clone(),
             })
             .collect();
         let places = assign(&units, &candidates);
