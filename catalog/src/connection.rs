@@ -71,6 +71,13 @@ impl Server {
         )
     }
 
+    /// Host and port; none of a server that is reached through a socket of the file system.
+    pub fn place(&self) -> Option<(String, u16)> {
+        let host = self.options.get_host();
+        let local = self.options.get_socket().is_some() || host.starts_with('/');
+        (!local).then(|| (host.to_owned(), self.options.get_port()))
+    }
+
     /// The database; the server takes the user's name for one that is not named.
     pub fn database(&self) -> &str {
         self.options

@@ -233,6 +233,11 @@ impl CatalogError {
         }
     }
 
+    /// Whether the server was not even reached: it has said nothing.
+    pub fn is_unreached(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if sqlstate(source).is_none())
+    }
+
     /// Whether trying again later can help without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -26,7 +26,7 @@ use crate::{
     departure::Departure,
     orders::{self, Orders},
     ownership::{Holder, Wanted},
-    preparation::Standby,
+    preparation::{Prospect, Standby},
     sink::takes_long,
 };
 
@@ -55,7 +55,8 @@ pub(crate) struct Discovery {
     pub(crate) departure: Departure,
     /// Running drains of agents that are gone: they can record nothing themselves.
     pub(crate) bequeathed: Vec<OperationId>,
-    /// When the next hold ends: nobody tells us, and what it forbade is permitted then.
+    /// When the next hold ends, or the next word about a sink: nobody tells us, and what it forbade is
+    /// permitted then.
     pub(crate) next_end: Option<Duration>,
     /// Agents that holds name and nobody knows.
     pub(crate) strangers: BTreeSet<AgentName>,
@@ -74,12 +75,22 @@ pub(crate) struct Runnable {
     pub(crate) relation: String,
     /// The outbox's name.
     pub(crate) outbox: String,
+    /// Which configuration this is.
+    pub(crate) revision: i64,
     /// How to run it, or what is wrong with it. A bad one is owned like any other: its owner says
     /// what is wrong, and nobody else suffers.
     pub(crate) spec: Result<PipelineSpec, SpecError>,
 }
 
 impl Runnable {
+    /// What there is to make ready for it, by `spec`, which is its own.
+    pub(crate) fn prospect(&self, spec: &PipelineSpec) -> Prospect {
+        Prospect {
+            sink: spec.sink.clone(),
+            revision: self.revision,
+        }
+    }
+
     /// Where this unit of it reads.
     pub(crate) fn source(&self, unit: &UnitName) -> Source {
         Source {
@@ -140,6 +151,7 @@ pub(crate) async fn discover(
             let runnable = Runnable {
                 relation: stored.relation.clone(),
                 outbox: stored.outbox.clone(),
+                revision: stored.revision,
                 spec,
             };
             Some((row.name.clone(), Arc::new(runnable)))
@@ -258,10 +270,11 @@ fn digest(
     }
 }
 
-/// How long it is, by the server's clock, until the first hold ends.
+/// How long it is, by the server's clock, until the first hold ends, or somebody may try a sink again.
 fn next_end(view: &DatabaseView) -> Option<Duration> {
+    let unreached = view.unreached.values().flatten();
     let ends = view.holds.iter().filter_map(|hold| hold.expires_at);
-    let until = ends.min()? - view.taken_at;
+    let until = ends.chain(unreached.map(|one| one.until)).min()? - view.taken_at;
     // A look that comes a moment too early would find it in force.
     Some(Duration::try_from(until).unwrap_or_default() + Duration::from_millis(2))
 }
@@ -302,8 +315,9 @@ fn standby(
     me: &AgentName,
 ) -> Standby {
     let sink = |name: &UnitName| {
-        let spec = specs.get(name)?.spec.as_ref().ok()?;
-        takes_long(&spec.sink).then(|| spec.sink.clone())
+        let runnable = specs.get(name)?;
+        let spec = runnable.spec.as_ref().ok()?;
+        takes_long(&spec.sink).then(|| runnable.prospect(spec))
     };
     let others = |row: &&PipelineRow| row.enabled && row.owner.as_ref() != Some(me);
     let mut candidates = view.pipelines.iter().filter(others);

@@ -7,6 +7,7 @@
 //!                               dead letters that their pipelines keep no longer, batch by batch
 //!                               holds, plans, operations, events: batch by batch
 //!                               how far each unit has come since the last round
+//!                               what agents said of sinks, and counts no longer
 //! ```
 //!
 //! Agents do this, not the control plane, because messages pile up without one too. What may go is
@@ -25,6 +26,7 @@ use tide_catalog::{
         History, costs_sample, dead_letter_sweep, history_purge, outbox_names, outbox_sweep,
     },
     leader::{LeaderConfig, LeaderElection, LeaderRole},
+    reach::unreachable_sweep,
 };
 use tide_model::{Epoch, NodeId};
 use time::OffsetDateTime;
@@ -164,6 +166,8 @@ impl Janitor {
             }
         }
         self.sweep_letters(&mut connection, epoch).await?;
+        let swept = fenced(answer(unreachable_sweep(&mut connection, epoch)).await)?;
+        debug!(swept, "forgot which sinks were out of reach");
         for history in History::ALL {
             self.purge(&mut connection, history, epoch).await?;
         }

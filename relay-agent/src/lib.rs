@@ -36,6 +36,7 @@ mod notices;
 mod orders;
 mod ownership;
 mod preparation;
+mod reach;
 mod reporter;
 mod sink;
 mod trust;
@@ -49,7 +50,7 @@ use std::{
     time::Duration,
 };
 
-use tide_catalog::{CatalogError, listener::Notice, messages, rights, schema};
+use tide_catalog::{CatalogError, listener::Notice, messages, reach::Speaker, rights, schema};
 use tide_daemon::{
     http::HttpServer,
     lifecycle::{Exit, Lifecycle},
@@ -75,6 +76,7 @@ use crate::{
     janitor::Janitor,
     locks::Identity,
     preparation::{Preparer, Request, Shelf},
+    reach::Reach,
     reporter::Reporter,
     wakeup::WakeupHandle,
     worker::Services,
@@ -147,8 +149,8 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
         committer,
         wakeups,
         shelf,
-        handovers: _,
-        home: _,
+        reach,
+        ..
     } = services;
     helpers.finish("committer", |stop| {
         committer.run(pool.clone(), group.clone(), stop)
@@ -157,14 +159,15 @@ pub async fn run(config: Config) -> Result<Exit, Failure> {
     let preparer = Preparer {
         pool: pool.clone(),
         shelf,
+        reach: reach.clone(),
         requests: ends.requests,
     };
-    let (handover_pool, name) = (pool.clone(), config.name.clone());
-    let handover_group = group.clone();
+    let (of_pool, of_group, name) = (pool.clone(), group.clone(), config.name.clone());
     helpers.finish("hand-over recorder", |stop| {
-        ends.recorder.run(handover_pool, handover_group, name, stop)
+        ends.recorder.run(of_pool, of_group, name, stop)
     });
     helpers.finish("preparer", |stop| preparer.run(stop));
+    helpers.finish("reach", |stop| reach.run(stop));
     if config.discovery_only {
         info!(interval = ?config.discovery_interval, "looking at intervals only");
     } else {
@@ -234,10 +237,11 @@ fn wire(config: &Config, address: SocketAddr, lifecycle: &Lifecycle) -> (Parts, 
         hostname: config::host_name().unwrap_or_else(|_| "unknown".to_owned()),
         metrics_addr: Some(address.to_string()),
     };
+    let services = services(config, &identity, handovers);
     let parts = Parts {
         config: config.clone(),
         identity,
-        services: services(config, handovers),
+        services,
         gauges: Gauges::default(),
         board: Board::new(),
         notices,
@@ -281,16 +285,23 @@ fn catalog_failure(error: CatalogError) -> Failure {
     Failure::failed(error).with_hint(hint)
 }
 
-fn services(config: &Config, handovers: HandoverHandle) -> Services {
+fn services(config: &Config, identity: &Identity, handovers: HandoverHandle) -> Services {
     // A position that a server crash takes back costs a repetition, nothing else; claims, which must
     // last, are written on the lock session.
     let settings: Vec<(&str, String)> = std::iter::once(("synchronous_commit", "off"))
         .chain(messages::SETTINGS)
         .map(|(name, value)| (name, value.to_owned()))
         .collect();
+    let pool = config.server.with_settings(&settings).pool(POOL);
+    let speaker = Speaker {
+        group: identity.group.clone(),
+        agent: identity.name.clone(),
+        run: identity.run,
+    };
     Services {
         group: config.group.clone(),
-        pool: config.server.with_settings(&settings).pool(POOL),
+        reach: Reach::new(speaker, pool.clone()),
+        pool,
         committer: CommitterHandle::default(),
         wakeups: WakeupHandle::default(),
         shelf: Shelf::default(),

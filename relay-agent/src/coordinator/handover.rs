@@ -87,7 +87,7 @@ impl Coordinator {
                 let spec = runnable.spec.as_ref().ok()?;
                 let known = Known {
                     source: runnable.source(name),
-                    sink: spec.sink.clone(),
+                    prospect: runnable.prospect(spec),
                 };
                 Some((name.clone(), known))
             })

@@ -51,8 +51,17 @@ impl Stance<'_> {
         let revision = preparing.revision;
         match wanted.map(|wanted| wanted.assignee.as_ref()) {
             Some(Some(to)) if *to == preparing.to => None,
-            // The new successor gets as much time.
-            Some(Some(to)) if to != self.me => Some(self.prepare(revision, to)),
+            // The new successor gets as much time, unless we are to have nothing any more: then what
+            // the former one has used up is gone, or agents that cannot take it could keep it here.
+            Some(Some(to)) if to != self.me => Some(Phase::Preparing(Preparing {
+                revision,
+                to: to.clone(),
+                since: if self.may_step_in {
+                    self.now
+                } else {
+                    preparing.since
+                },
+            })),
             // It stays after all; nothing has been stopped yet.
             Some(assignee) if self.keeps(assignee) => Some(Phase::Held { revision }),
             Some(_) | None => Some(Phase::Yielding { to: None }),

@@ -14,7 +14,8 @@
 //! nothing that it could publish, and nothing that would permit it to.
 //!
 //! **When this fails** nothing is lost but time: the owner waits for a while only, and a worker
-//! that finds nothing on the shelf opens its sink itself and says what is wrong.
+//! that finds nothing on the shelf opens its sink itself and says what is wrong. A sink that we do
+//! not even reach is another matter: see [`crate::reach`].
 
 mod rehearsal;
 mod shelf;
@@ -42,7 +43,7 @@ use tracing::{debug, info};
 
 pub(crate) use self::shelf::Shelf;
 use self::shelf::{MOST_STANDBYS, Prepared, Reason};
-use crate::{metrics as names, sink::Open};
+use crate::{metrics as names, reach::Reach, sink::Open};
 
 /// What is asked of the preparer.
 #[derive(Debug)]
@@ -57,14 +58,22 @@ pub(crate) enum Request {
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) source: Source,
+    pub(crate) prospect: Prospect,
+}
+
+/// A sink to be made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Prospect {
     pub(crate) sink: SinkSpec,
+    /// The configuration that says so.
+    pub(crate) revision: i64,
 }
 
 /// Pipelines that may come without having been announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Standby {
     /// Those of others whose first backup we are.
-    pub(crate) first: BTreeMap<UnitName, SinkSpec>,
+    pub(crate) first: BTreeMap<UnitName, Prospect>,
     /// Those that are assigned to us and are not ours yet. What is ready for them is kept; it is
     /// too late to begin.
     pub(crate) coming: BTreeSet<UnitName>,
@@ -81,6 +90,7 @@ const TIDY: Duration = Duration::from_secs(10);
 pub(crate) struct Preparer {
     pub(crate) pool: PgPool,
     pub(crate) shelf: Shelf,
+    pub(crate) reach: Reach,
     pub(crate) requests: mpsc::Receiver<Request>,
 }
 
@@ -88,6 +98,7 @@ pub(crate) struct Preparer {
 #[derive(Clone)]
 struct Workbench {
     shelf: Shelf,
+    reach: Reach,
     permits: Arc<Semaphore>,
 }
 
@@ -96,6 +107,7 @@ impl Preparer {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let bench = Workbench {
             shelf: self.shelf.clone(),
+            reach: self.reach.clone(),
             permits: Arc::new(Semaphore::new(AT_A_TIME)),
         };
         let mut standby = Standby::default();
@@ -123,7 +135,11 @@ impl Preparer {
                     tasks.spawn(bench.clone().stand_by(standby.clone()));
                 }
                 None => {
-                    tasks.spawn(bench.clone().stand_by(standby.clone()));
+                    let (bench, standby) = (bench.clone(), standby.clone());
+                    tasks.spawn(async move {
+                        bench.reach.look_again().await;
+                        bench.stand_by(standby).await;
+                    });
                 }
             }
         }
@@ -132,21 +148,48 @@ impl Preparer {
 
 impl Workbench {
     /// Makes ready what an owner announced, and says so. What could not be made ready will not be
-    /// any readier if the owner waits.
+    /// any readier if the owner waits, unless we do not reach its sink: then everybody is told that,
+    /// and the owner hears nothing of it from us, so that it keeps the pipeline or finds another.
     async fn offered(self, pool: PgPool, handshake: Handshake, known: BTreeMap<UnitName, Known>) {
         let sources = known.values().map(|known| known.source.clone()).collect();
-        let sinks = known.into_iter().map(|(name, known)| (name, known.sink));
+        // What is given to us although everybody knows that comes all the same.
+        let (known_of, new): (BTreeMap<_, _>, BTreeMap<_, _>) = known
+            .into_iter()
+            .map(|(name, known)| (name, known.prospect))
+            .partition(|(name, _)| self.reach.is_marked(name));
         let rehearsal = rehearsal::rehearse(&pool, &handshake.group, sources);
-        let ready = async {
-            tokio::join!(self.make_all(sinks.collect(), Reason::Offered), rehearsal);
+        let making = async {
+            let wanted = new.iter();
+            let looks = wanted.map(|(name, prospect)| (name, &prospect.sink, prospect.revision));
+            let unreached = self.reach.look_for(looks).await;
+            let mut wanted = new.clone();
+            wanted.retain(|name, _| !unreached.contains(name));
+            self.make_all(wanted, Reason::Offered).await;
         };
+        let ready = async { tokio::join!(making, rehearsal) };
         if timeout(PATIENCE, ready).await.is_err() {
             debug!("not everything that is to come could be made ready in time");
+        }
+        let unreached =
+            |name: &UnitName| !known_of.contains_key(name) && self.reach.is_marked(name);
+        let (unreached, pipelines): (Vec<UnitName>, Vec<UnitName>) =
+            handshake.pipelines.iter().cloned().partition(unreached);
+        if !unreached.is_empty()
+            && let Err(error) = self.reach.say().await
+        {
+            debug!(
+                error = &error as &dyn std::error::Error,
+                "could not say that sinks are out of reach; the owner does not wait for long"
+            );
+        }
+        if pipelines.is_empty() {
+            return;
         }
         let answer = Handshake {
             from: handshake.to,
             to: handshake.from,
-            ..handshake
+            group: handshake.group,
+            pipelines,
         };
         if let Err(error) = said(&pool, &answer, Saying::Ready).await {
             debug!(
@@ -163,18 +206,25 @@ impl Workbench {
         self.make_all(wanted, Reason::Standby).await;
     }
 
-    async fn make_all(&self, specs: BTreeMap<UnitName, SinkSpec>, reason: Reason) {
+    async fn make_all(&self, wanted: BTreeMap<UnitName, Prospect>, reason: Reason) {
         let mut making = JoinSet::new();
-        for (pipeline, spec) in specs {
-            if !self.shelf.has(&pipeline, &spec, reason, Instant::now()) {
-                making.spawn(self.clone().make(pipeline, spec, reason));
+        for (pipeline, prospect) in wanted {
+            if !self
+                .shelf
+                .has(&pipeline, &prospect.sink, reason, Instant::now())
+            {
+                making.spawn(self.clone().make(pipeline, prospect, reason));
             }
         }
         making.join_all().await;
         gauge!(names::PREPARED_SINKS).set(self.shelf.len() as f64);
     }
 
-    async fn make(self, pipeline: UnitName, spec: SinkSpec, reason: Reason) {
+    async fn make(self, pipeline: UnitName, prospect: Prospect, reason: Reason) {
+        let Prospect {
+            sink: spec,
+            revision,
+        } = prospect;
         let made = timeout(PATIENCE, async {
             // Never closed: the bench is alive.
             let _permit = self.permits.acquire().await;
@@ -185,6 +235,8 @@ impl Workbench {
             // Such a sink is opened as quickly by the worker itself.
             Ok(Ok(None)) => return,
             Ok(Err(error)) => {
+                let awaited = reason == Reason::Offered;
+                self.reach.unprepared(&pipeline, revision, &error, awaited);
                 debug!(pipeline.id = %pipeline, reason = %error, "could not prepare the sink");
                 return;
             }
@@ -194,6 +246,7 @@ impl Workbench {
             }
         };
         info!(pipeline.id = %pipeline, reason = reason.as_str(), "sink prepared");
+        self.reach.prepared(&pipeline);
         let gone = self.shelf.put(pipeline, spec, sink, reason, Instant::now());
         discard(gone.into_iter().collect());
     }

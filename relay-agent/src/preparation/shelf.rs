@@ -138,7 +138,10 @@ impl Shelf {
                     Reason::Offered => age >= OFFERED_FOR,
                     Reason::Standby => {
                         let needed = standby.coming.contains(*name)
-                            || standby.first.get(*name) == Some(&kept.spec);
+                            || standby
+                                .first
+                                .get(*name)
+                                .is_some_and(|prospect| prospect.sink == kept.spec);
                         age >= STANDBY_FOR || !needed
                     }
                 }
@@ -163,7 +166,7 @@ impl Shelf {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Prospect, *};
 
     fn name(number: usize) -> UnitName {
         format!("p{number}").parse().unwrap()
@@ -174,6 +177,10 @@ mod tests {
             path: path.into(),
             rotation: None,
         })
+    }
+
+    fn prospect(sink: SinkSpec) -> Prospect {
+        Prospect { sink, revision: 1 }
     }
 
     fn put(shelf: &Shelf, number: usize, reason: Reason, now: Instant) -> bool {
@@ -222,7 +229,10 @@ mod tests {
         }
         put(&shelf, 3, Reason::Offered, now);
         let standby = Standby {
-            first: BTreeMap::from([(name(0), SinkSpec::Null), (name(1), file("changed"))]),
+            first: BTreeMap::from([
+                (name(0), prospect(SinkSpec::Null)),
+                (name(1), prospect(file("changed"))),
+            ]),
             coming: BTreeSet::new(),
         };
         assert_eq!(shelf.outdated(&standby, now).len(), 2);

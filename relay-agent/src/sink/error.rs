@@ -22,6 +22,8 @@ pub(crate) enum SinkError {
         reason: String,
         /// The sink asked for this much patience.
         retry_after: Option<Duration>,
+        /// The sink was not even reached: another agent may fare better.
+        unreached: bool,
     },
     /// Never this message: the first that is not delivered.
     Rejected {
@@ -36,6 +38,8 @@ pub(crate) enum SinkError {
         delivered: usize,
         /// What the sink said.
         reason: String,
+        /// The sink was not even reached, as the two do not trust each other from here.
+        unreached: bool,
     },
     /// Never again: the receiver wants no more messages, whoever sends them, until an operator says
     /// otherwise.
@@ -58,6 +62,7 @@ impl SinkError {
             delivered: 0,
             reason: reason.into(),
             retry_after: None,
+            unreached: false,
         }
     }
 
@@ -65,6 +70,30 @@ impl SinkError {
         Self::Misconfigured {
             delivered: 0,
             reason: reason.into(),
+            unreached: false,
+        }
+    }
+
+    /// No connection: refused, no answer to it, no address, no agreement on TLS. What a sink that was
+    /// reached says, whatever it is, is no such thing.
+    pub(crate) fn unreachable(reason: impl Into<String>) -> Self {
+        Self::transient(reason).unreached()
+    }
+
+    /// The same error, of a sink that was not even reached.
+    pub(crate) fn unreached(mut self) -> Self {
+        if let Self::Transient { unreached, .. } | Self::Misconfigured { unreached, .. } = &mut self
+        {
+            *unreached = true;
+        }
+        self
+    }
+
+    /// Whether the sink was not even reached.
+    pub(crate) fn is_unreached(&self) -> bool {
+        match self {
+            Self::Transient { unreached, .. } | Self::Misconfigured { unreached, .. } => *unreached,
+            Self::Rejected { .. } | Self::Gone { .. } | Self::Fenced { .. } => false,
         }
     }
 

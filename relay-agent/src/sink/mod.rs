@@ -9,6 +9,7 @@ mod lanes;
 mod nats;
 mod null;
 mod pg_inbox;
+mod probe;
 mod rabbitmq;
 mod redis;
 mod routing;
@@ -41,6 +42,7 @@ use tokio::sync::watch;
 pub(crate) use self::{
     error::{Named, SinkError},
     home::Home,
+    probe::Probe,
     transforming::deliver,
 };
 use crate::{boot_clock::Moment, trust::Trust};

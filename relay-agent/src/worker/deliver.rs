@@ -263,6 +263,9 @@ impl<S: Sink> Delivery<'_, S> {
                     let sent = meters.passed(&progress, batch.messages.len(), started);
                     self.stored = self.sink.stores_positions() && sent > 0;
                     self.pace.delivered(self.context);
+                    if sent > 0 {
+                        self.status.way.reached();
+                    }
                     self.status.recovered(self.context);
                     delivered += batch.messages.len();
                     attempts = 0;
@@ -382,6 +385,7 @@ impl<S: Sink> Delivery<'_, S> {
         attempts: u32,
         meters: &Meters,
     ) -> Result<(), Interrupt> {
+        self.status.way.reached();
         let refusal = Refusal {
             error: reason,
             attempts,

@@ -51,6 +51,7 @@ use crate::{
     orders::Inbound,
     ownership::WorkerEnd,
     preparation::Shelf,
+    reach::{Reach, Way},
     sink::{
         Batch, Context, FileSink, Home, KafkaSink, NatsSink, NullSink, Open, PgInboxSink, Place,
         Progress, RabbitmqSink, RedisSink, Sink, SinkError, StdoutSink, WebhookSink,
@@ -82,6 +83,7 @@ pub(crate) struct Services {
     pub(crate) wakeups: WakeupHandle,
     pub(crate) shelf: Shelf,
     pub(crate) handovers: HandoverHandle,
+    pub(crate) reach: Reach,
     pub(crate) home: Home,
 }
 
@@ -133,6 +135,7 @@ pub(crate) async fn run(
         trust: grant.trust.clone(),
         stop,
         orders: grant.orders.clone(),
+        way: services.reach.way(&pipeline, runnable.revision),
     };
     let end = match &runnable.spec {
         Ok(spec) => run_valid(&grant, spec, &runnable, &services, status).await,
@@ -249,6 +252,7 @@ async fn open_sink<S: Sink>(
 ) -> Result<S, Interrupt> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut tried = false;
+    let mut unreached = false;
     loop {
         // The first attempt is made all the same, so that a hand-over of a pipeline that is on hold
         // is over when it is.
@@ -263,8 +267,15 @@ async fn open_sink<S: Sink>(
             opened = S::open(settings, context) => opened,
         };
         match opened {
-            Ok(sink) => return Ok(sink),
+            Ok(sink) => {
+                // One that is opened without a connection says nothing about the way to it.
+                if unreached {
+                    status.way.reached();
+                }
+                return Ok(sink);
+            }
             Err(error) => {
+                unreached |= error.is_unreached();
                 let delay = status.failed(context, &error, &mut backoff);
                 status.pause(delay).await?;
             }
@@ -279,6 +290,7 @@ struct Status {
     trust: Trust,
     stop: CancellationToken,
     orders: Inbound,
+    way: Way,
 }
 
 impl Status {
@@ -291,6 +303,7 @@ impl Status {
 
     /// Says what failed, once per change, and how long to wait before the next attempt.
     fn failed(&mut self, context: &Context, error: &SinkError, backoff: &mut Backoff) -> Duration {
+        self.way.failed(error);
         let reason = error.to_string();
         let (state, delay) = match error {
             SinkError::Misconfigured { .. } => (PipelineState::Misconfigured, LOOK_AGAIN),

@@ -33,6 +33,9 @@ pub(super) fn judge(error: &KafkaError, complaint: Option<String>, named: Named)
             | Code::InvalidConfig
             | Code::InvalidRequiredAcks,
         ) => SinkError::misconfigured(reason),
+        Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve | Code::SSL) => {
+            SinkError::unreachable(reason)
+        }
         _ => SinkError::transient(reason),
     }
 }

@@ -157,6 +157,7 @@ impl KafkaSink {
             };
             let complaint = attempt.last_error().map(|error| format!(": {error}"));
             let error = SinkError::transient(what + &complaint.unwrap_or_default());
+            let error = if unreachable { error.unreached() } else { error };
             return Err(error.after(attempt.prefix()));
         }
     }

@@ -33,6 +33,9 @@ use crate::sink::secret;
 /// So long a topic may be unknown, in milliseconds, as one that was just created is for a moment: then
 /// it is missing. The default is half a minute in which nobody would know what is wrong.
 const UNKNOWN_TOPIC: &str = "5000";
+/// A connection must stand within this, in milliseconds, or the broker is out of reach. The default is
+/// half a minute, which is as long as a batch may take: nobody would know that no broker was reached.
+const CONNECT: &str = "5000";
 /// How long one question about the topic may take.
 const METADATA: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,7 @@ impl Connection {
             .set("client.id", "tide-agent")
             .set("linger.ms", "1")
             .set("compression.type", "none")
+            .set("socket.connection.setup.timeout.ms", CONNECT)
             .set("topic.metadata.propagation.max.ms", UNKNOWN_TOPIC);
         for (name, value) in &settings.properties {
             config.set(name, secret::resolve(&format!("properties.{name}"), value)?);

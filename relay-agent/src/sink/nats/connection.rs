@@ -34,7 +34,7 @@ impl Connection {
             outcome = timeout(CONNECT, Self::open_at(server, spec))
                 .await
                 .unwrap_or_else(|_| {
-                    Err(SinkError::transient(format!(
+                    Err(SinkError::unreachable(format!(
                         "{server}: no connection within {CONNECT:?}"
                     )))
                 });

@@ -30,15 +30,17 @@ pub(super) fn unconnected(error: &ConnectError, server: &str) -> SinkError {
         ConnectErrorKind::Tls => SinkError::misconfigured(format!(
             "{server}: {}; SSL_CERT_FILE names the certificates that are trusted",
             root(error)
-        )),
+        ))
+        .unreached(),
         // Certificates that are not trusted are reported as data that makes no sense.
         ConnectErrorKind::Io if server.starts_with("tls") && is_invalid(error) => {
             SinkError::misconfigured(format!(
                 "{server}: {}; SSL_CERT_FILE names the certificates that are trusted",
                 root(error)
             ))
+            .unreached()
         }
-        _ => SinkError::transient(format!("{server}: no connection: {}", root(error))),
+        _ => SinkError::unreachable(format!("{server}: no connection: {}", root(error))),
     }
 }
 

@@ -27,6 +27,9 @@ pub(super) fn failed(error: &CatalogError, inbox: &str, server: &str) -> SinkErr
             "{reason} (grant it with: SELECT tide.inbox_rights('{inbox}'), and GRANT tide_relay TO the agent's user)"
         ));
     }
+    if error.is_unreached() {
+        return SinkError::unreachable(reason);
+    }
     if error.is_transient() {
         return SinkError::transient(reason);
     }

@@ -1,5 +1,7 @@
 //! Where the inbox is: in the outbox's own database, or away.
 
+use std::io;
+
 use sqlx::{PgConnection, pool::PoolConnection};
 use tide_catalog::{
     CatalogError,
@@ -105,7 +107,16 @@ impl Target {
             }
             Self::Away(server, idle) => match idle.take() {
                 Some(connection) => Ok(Session::Away(connection)),
-                None => server.connect().await.map(Session::Away),
+                None => server.connect().await.map(Session::Away).map_err(|error| {
+                    // Of a server that has said nothing yet it means that there is no way to it.
+                    match error {
+                        CatalogError::Timeout(_) => CatalogError::Connect {
+                            server: server.label(),
+                            source: io::Error::from(io::ErrorKind::TimedOut).into(),
+                        },
+                        other => other,
+                    }
+                }),
             },
         }
     }

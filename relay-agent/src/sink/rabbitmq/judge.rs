@@ -31,7 +31,9 @@ pub(super) fn unconnected(error: &Error, spec: &RabbitmqSpec) -> SinkError {
             SinkError::misconfigured(format!(
                 "{reason}; SSL_CERT_FILE names the certificates that are trusted"
             ))
+            .unreached()
         }
+        ErrorKind::IOError(_) => SinkError::unreachable(reason),
         ErrorKind::InvalidProtocolVersion(_) => SinkError::misconfigured(reason),
         _ => SinkError::transient(reason),
     }
@@ -88,12 +90,14 @@ pub(super) fn explained(error: SinkError, is_blocked: bool) -> SinkError {
             delivered,
             reason,
             retry_after,
+            unreached,
         } if is_blocked => SinkError::Transient {
             delivered,
             reason: format!(
                 "{reason}; the broker blocks publishers: it is short of memory or disk"
             ),
             retry_after,
+            unreached,
         },
         other => other,
     }

@@ -26,7 +26,7 @@ impl Connection {
     pub(super) async fn open(spec: &RedisSpec) -> Result<Self, SinkError> {
         let opened = timeout(CONNECT, Self::open_without_end(spec));
         opened.await.unwrap_or_else(|_| {
-            Err(SinkError::transient(format!(
+            Err(SinkError::unreachable(format!(
                 "{}: no connection within {CONNECT:?}",
                 spec.url
             )))

@@ -19,7 +19,9 @@ pub(super) fn unconnected(error: &RedisError, url: &str) -> SinkError {
             SinkError::misconfigured(format!(
                 "{reason}; SSL_CERT_FILE names the certificates that are trusted"
             ))
+            .unreached()
         }
+        (ErrorKind::Io, _) => SinkError::unreachable(reason),
         // Such as a database that does not exist.
         (ErrorKind::UnexpectedReturnType | ErrorKind::Client, _) | (_, Some("ERR" | "NOPERM")) => {
             SinkError::misconfigured(reason)

@@ -1,6 +1,9 @@
 //! The HTTP client of one pipeline: its guard, whom it trusts, and what it shows of itself.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use reqwest::{Client, redirect::Policy};
 use rustls::{
@@ -26,6 +29,9 @@ pub(crate) fn warm_up() {
     LazyLock::force(&SYSTEM);
 }
 
+/// A connection must be made within this, and leave some of a message's time for the message.
+const CONNECT: Duration = Duration::from_secs(5);
+
 /// A client that goes nowhere but to where it is told.
 pub(super) fn build(spec: &WebhookSpec) -> Result<Client, SinkError> {
     Client::builder()
@@ -33,6 +39,7 @@ pub(super) fn build(spec: &WebhookSpec) -> Result<Client, SinkError> {
         // connect to where the guard does not look.
         .redirect(Policy::none())
         .no_proxy()
+        .connect_timeout(CONNECT.min(spec.timeout * 9 / 10))
         .dns_resolver(Guard::new(&spec.allow_networks))
         .tls_backend_preconfigured(tls(spec)?)
         .user_agent(concat!("tide-agent/", env!("CARGO_PKG_VERSION")))

@@ -132,6 +132,12 @@ impl Guard {
     }
 }
 
+/// Those of a name's addresses that a pipeline with these networks may connect to.
+pub(crate) fn permitted(allowed: &[IpNet], host: &str, found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let permitted = Guard::new(allowed).permitted(host, found.into_iter());
+    permitted.unwrap_or_default()
+}
+
 /// The address that a packet ends at: of IPv6 addresses that wrap an IPv4 address, that one.
 fn meant(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {

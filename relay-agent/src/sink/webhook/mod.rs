@@ -24,6 +24,7 @@ use self::{authentication::Authentication, guard::Guard, signature::Signer};
 use super::{Batch, Context, Named, Sink, SinkError, envelope, secret};
 
 pub(crate) use self::client::warm_up;
+pub(super) use self::guard::permitted;
 
 pub(crate) struct WebhookSink {
     spec: WebhookSpec,

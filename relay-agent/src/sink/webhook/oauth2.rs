@@ -176,6 +176,7 @@ fn denied(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Sin
             delivered: 0,
             reason,
             retry_after,
+            unreached: false,
         }
     } else {
         SinkError::misconfigured(reason)

@@ -42,6 +42,7 @@ pub(super) async fn judge(mut response: Response, secrets: &[String]) -> Result<
             delivered: 0,
             reason,
             retry_after,
+            unreached: false,
         },
         // Redirects, missing pages, refused credentials: no message will fare better.
         _ => SinkError::misconfigured(reason),
@@ -91,14 +92,19 @@ pub(super) fn unanswered(error: &reqwest::Error) -> SinkError {
     if let Some(error) = tls(error) {
         return error;
     }
-    let what = if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
+    let what = if error.is_connect() {
         "no connection"
+    } else if error.is_timeout() {
+        "no answer in time"
     } else {
         "no proper answer"
     };
-    SinkError::transient(format!("{what}: {}", root(error)))
+    let judged = SinkError::transient(format!("{what}: {}", root(error)));
+    if error.is_connect() {
+        judged.unreached()
+    } else {
+        judged
+    }
 }
 
 /// Judges a handshake that failed because of somebody's certificate.
@@ -123,7 +129,7 @@ fn tls(error: &reqwest::Error) -> Option<SinkError> {
         ) => "\"client_certificate\" and \"client_key\" are what the endpoint sees of us",
         _ => return None,
     };
-    Some(SinkError::misconfigured(format!("{found}; {hint}")))
+    Some(SinkError::misconfigured(format!("{found}; {hint}")).unreached())
 }
 
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
