@@ -6,6 +6,7 @@
 
 mod drained;
 mod held;
+mod reached;
 mod shown;
 mod stage;
 mod unmoved;

@@ -86,6 +86,20 @@ impl Stage {
         self.fleet.start_as(spec).await
     }
 
+    /// The same, in an environment of its own.
+    pub(super) async fn start_agent_with(
+        &mut self,
+        name: &str,
+        env: &[(&str, &str)],
+    ) -> Result<()> {
+        let spec = self.fleet.spec(name);
+        let mut spec = spec.with("--control-plane", &self.control.url());
+        let env = env.iter();
+        spec.env
+            .extend(env.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self.fleet.start_as(spec).await
+    }
+
     /// What `tidectl` says through the control plane.
     pub(super) async fn says(&self, words: &[&str]) -> Result<Finished> {
         let url = self.control.url();
@@ -126,6 +140,22 @@ impl Stage {
         let words = [words, &["-o", "json"]].concat();
         let seen = eventually(PATIENCE, what, async || {
             let shown = document(&self.says(&words).await?)?;
+            ensure!(holds(&shown), "{shown}");
+            Ok(Some(shown))
+        });
+        Ok(seen.await?)
+    }
+
+    /// As [`shows_soon`](Self::shows_soon), of a command that asks PostgreSQL alone.
+    pub(super) async fn shows_database_soon(
+        &self,
+        words: &[&str],
+        what: &str,
+        mut holds: impl FnMut(&Value) -> bool,
+    ) -> Result<Value> {
+        let words = [words, &["-o", "json", "--source", "database"]].concat();
+        let seen = eventually(PATIENCE, what, async || {
+            let shown = document(&self.run(&words).await?)?;
             ensure!(holds(&shown), "{shown}");
             Ok(Some(shown))
         });
