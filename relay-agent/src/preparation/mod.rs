@@ -152,17 +152,27 @@ impl Workbench {
     /// and the owner hears nothing of it from us, so that it keeps the pipeline or finds another.
     async fn offered(self, pool: PgPool, handshake: Handshake, known: BTreeMap<UnitName, Known>) {
         let sources = known.values().map(|known| known.source.clone()).collect();
-        // What is given to us although everybody knows that comes all the same.
-        let (known_of, new): (BTreeMap<_, _>, BTreeMap<_, _>) = known
+        let prospects: BTreeMap<UnitName, Prospect> = known
             .into_iter()
             .map(|(name, known)| (name, known.prospect))
-            .partition(|(name, _)| self.reach.is_marked(name));
+            .collect();
+        let is_marked = |(name, prospect): &(&UnitName, &Prospect)| {
+            self.reach.is_marked(name, prospect.revision)
+        };
+        // What is given to us although everybody knows that comes all the same.
+        let insisted: BTreeSet<&UnitName> = prospects
+            .iter()
+            .filter(is_marked)
+            .map(|(name, _)| name)
+            .collect();
         let rehearsal = rehearsal::rehearse(&pool, &handshake.group, sources);
         let making = async {
-            let wanted = new.iter();
-            let looks = wanted.map(|(name, prospect)| (name, &prospect.sink, prospect.revision));
+            let new = prospects
+                .iter()
+                .filter(|(name, _)| !insisted.contains(name));
+            let looks = new.map(|(name, prospect)| (name, &prospect.sink, prospect.revision));
             let unreached = self.reach.look_for(looks).await;
-            let mut wanted = new.clone();
+            let mut wanted = prospects.clone();
             wanted.retain(|name, _| !unreached.contains(name));
             self.make_all(wanted, Reason::Offered).await;
         };
@@ -170,8 +180,10 @@ impl Workbench {
         if timeout(PATIENCE, ready).await.is_err() {
             debug!("not everything that is to come could be made ready in time");
         }
-        let unreached =
-            |name: &UnitName| !known_of.contains_key(name) && self.reach.is_marked(name);
+        let unreached = |name: &UnitName| {
+            let prospect = prospects.get_key_value(name);
+            prospect.is_some_and(|found| !insisted.contains(name) && is_marked(&found))
+        };
         let (unreached, pipelines): (Vec<UnitName>, Vec<UnitName>) =
             handshake.pipelines.iter().cloned().partition(unreached);
         if !unreached.is_empty()

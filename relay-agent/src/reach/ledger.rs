@@ -130,9 +130,10 @@ impl Ledger {
         self.failing.remove(unit);
     }
 
-    /// Whether others go by it that we do not reach the sink.
-    pub(super) fn is_marked(&self, unit: &UnitName, now: Instant) -> bool {
-        self.marks.get(unit).is_some_and(|mark| now < mark.until)
+    /// Whether others go by it that we do not reach the sink of this configuration.
+    pub(super) fn is_marked(&self, unit: &UnitName, revision: i64, now: Instant) -> bool {
+        let counts = |mark: &Mark| mark.failure.revision == revision && now < mark.until;
+        self.marks.get(unit).is_some_and(counts)
     }
 
     /// Takes back what is settled, drops what counts no longer, and says where to look again and for
@@ -237,7 +238,8 @@ mod tests {
         assert_eq!(said(&mut ledger), None);
         ledger.failed(&unit(), failure(2, true), at(210));
         assert_eq!(said(&mut ledger), Some(true));
-        assert!(ledger.is_marked(&unit(), at(210)));
+        assert!(ledger.is_marked(&unit(), 2, at(210)));
+        assert!(!ledger.is_marked(&unit(), 3, at(210)));
     }
 
     #[test]
@@ -272,7 +274,7 @@ mod tests {
         }
         ledger.tidy(at(75));
         assert_eq!(said(&mut ledger), Some(false));
-        assert!(!ledger.is_marked(&unit(), at(75)));
+        assert!(!ledger.is_marked(&unit(), 1, at(75)));
     }
 
     #[test]
@@ -290,7 +292,7 @@ mod tests {
         ledger.refused(&unit(), failure(1, false), at(12));
         ledger.tidy(at(100));
         assert_eq!(said(&mut ledger), None);
-        assert!(ledger.is_marked(&unit(), at(100)));
+        assert!(ledger.is_marked(&unit(), 1, at(100)));
     }
 
     #[test]

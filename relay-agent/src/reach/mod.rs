@@ -94,9 +94,9 @@ impl Reach {
         }
     }
 
-    /// Whether others go by it that we do not reach this unit's sink.
-    pub(crate) fn is_marked(&self, unit: &UnitName) -> bool {
-        self.is_concerned() && self.ledger().is_marked(unit, Instant::now())
+    /// Whether others go by it that we do not reach this unit's sink, as it is configured.
+    pub(crate) fn is_marked(&self, unit: &UnitName, revision: i64) -> bool {
+        self.is_concerned() && self.ledger().is_marked(unit, revision, Instant::now())
     }
 
     /// A sink could not be made ready before its unit is ours. To whoever is about to hand over that is
