@@ -157,7 +157,11 @@ impl KafkaSink {
             };
             let complaint = attempt.last_error().map(|error| format!(": {error}"));
             let error = SinkError::transient(what + &complaint.unwrap_or_default());
-            let error = if unreachable { error.unreached() } else { error };
+            let error = if unreachable {
+                error.unreached()
+            } else {
+                error
+            };
             return Err(error.after(attempt.prefix()));
         }
     }
