@@ -75,26 +75,14 @@ impl Place {
 
     /// The ids of all lines, from the oldest file on, as a reader of whole files gets them.
     fn ids(&self) -> Vec<i64> {
-        let mut text = String::new();
-        let mut read = BTreeSet::new();
-        let mut files = list(&self.path()).unwrap();
-        // Of a file that is there twice the compressed one.
-        files.sort_by_key(|file| (file.stamp.clone(), std::cmp::Reverse(file.form)));
-        for file in files {
-            if file.form == Form::Partial || !read.insert(file.stamp) {
-                continue;
+        let text = loop {
+            match self.text() {
+                Ok(text) => break text,
+                // Compressed after it was listed: it has another name now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => panic!("{error}"),
             }
-            let mut source = File::open(&file.path).unwrap();
-            match file.path.extension().unwrap().to_str() {
-                Some("gz") => flate2::read::GzDecoder::new(source).read_to_string(&mut text),
-                Some("zst") => zstd::Decoder::new(source)
-                    .unwrap()
-                    .read_to_string(&mut text),
-                _ => source.read_to_string(&mut text),
-            }
-            .unwrap();
-        }
-        text.push_str(&fs::read_to_string(self.path()).unwrap());
+        };
         assert!(text.is_empty() || text.ends_with('\n'), "a line is torn");
         text.lines()
             .map(|line| {
@@ -102,6 +90,27 @@ impl Place {
                 line["id"].as_i64().unwrap()
             })
             .collect()
+    }
+
+    fn text(&self) -> io::Result<String> {
+        let mut text = String::new();
+        let mut read = BTreeSet::new();
+        let mut files = list(&self.path())?;
+        // Of a file that is there twice the compressed one.
+        files.sort_by_key(|file| (file.stamp.clone(), std::cmp::Reverse(file.form)));
+        for file in files {
+            if file.form == Form::Partial || !read.insert(file.stamp) {
+                continue;
+            }
+            let mut source = File::open(&file.path)?;
+            match file.path.extension().unwrap().to_str() {
+                Some("gz") => flate2::read::GzDecoder::new(source).read_to_string(&mut text),
+                Some("zst") => zstd::Decoder::new(source)?.read_to_string(&mut text),
+                _ => source.read_to_string(&mut text),
+            }?;
+        }
+        text.push_str(&fs::read_to_string(self.path())?);
+        Ok(text)
     }
 
     fn forms(&self) -> Vec<Form> {
