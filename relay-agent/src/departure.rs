@@ -72,8 +72,6 @@ impl Departure {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use tide_model::{
         HoldId,
         hold::{DrainTerms, HoldTarget},
@@ -101,15 +99,8 @@ mod tests {
             expires_at: None,
         };
         let view = DatabaseView {
-            group: "default".parse().unwrap(),
-            taken_at: NOW,
-            pipelines: Vec::new(),
-            agents: Vec::new(),
             holds: terms.iter().enumerate().map(hold).collect(),
-            placements: BTreeMap::new(),
-            unreached: BTreeMap::new(),
-            last_drains: BTreeMap::new(),
-            generation: 0,
+            ..DatabaseView::empty("default".parse().unwrap(), NOW)
         };
         Departure::of(&view, &me)
     }

@@ -110,8 +110,6 @@ fn is_alive(view: &DatabaseView, agent: &AgentName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use tide_model::{
         Incarnation,
         fleet::{AgentRow, Hold, PipelineRow},
@@ -142,8 +140,6 @@ mod tests {
     /// Two agents; `orders` is on the first.
     fn view() -> DatabaseView {
         DatabaseView {
-            group: "default".parse().unwrap(),
-            taken_at: OffsetDateTime::UNIX_EPOCH,
             pipelines: vec![PipelineRow {
                 name: "orders".parse().unwrap(),
                 outbox: "order_events".to_owned(),
@@ -166,11 +162,7 @@ mod tests {
                 settled: true,
             }],
             agents: vec![agent("relay-1"), agent("relay-2")],
-            holds: Vec::new(),
-            placements: BTreeMap::new(),
-            unreached: BTreeMap::new(),
-            last_drains: BTreeMap::new(),
-            generation: 0,
+            ..DatabaseView::empty("default".parse().unwrap(), OffsetDateTime::UNIX_EPOCH)
         }
     }
 

@@ -72,15 +72,9 @@ fn database(owners: &[Option<u8>]) -> Arc<DatabaseView> {
         lease_ends_at: None,
     });
     Arc::new(DatabaseView {
-        group: "default".parse().unwrap(),
-        taken_at: START,
         pipelines: rows.collect(),
         agents: agents.to_vec(),
-        holds: Vec::new(),
-        placements: BTreeMap::new(),
-        unreached: BTreeMap::new(),
-        last_drains: BTreeMap::new(),
-        generation: 0,
+        ..DatabaseView::empty("default".parse().unwrap(), START)
     })
 }
 

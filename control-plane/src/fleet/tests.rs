@@ -32,8 +32,6 @@ const UNCHANGED: Applied = Applied {
 fn database(incarnation: Incarnation) -> Arc<DatabaseView> {
     let agent: AgentName = "relay-1".parse().unwrap();
     Arc::new(DatabaseView {
-        group: "default".parse().unwrap(),
-        taken_at: START,
         pipelines: vec![PipelineRow {
             name: "orders".parse().unwrap(),
             outbox: "shop".to_owned(),
@@ -69,11 +67,7 @@ fn database(incarnation: Incarnation) -> Arc<DatabaseView> {
             backend_pid: None,
             lease_ends_at: None,
         }],
-        holds: Vec::new(),
-        placements: BTreeMap::new(),
-        unreached: BTreeMap::new(),
-        last_drains: BTreeMap::new(),
-        generation: 0,
+        ..DatabaseView::empty("default".parse().unwrap(), START)
     })
 }
 

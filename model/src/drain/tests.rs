@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use time::{Duration, OffsetDateTime};
 
 use super::*;
@@ -56,8 +54,6 @@ fn pipeline(number: i64, name: &str) -> PipelineRow {
 /// relay-1 has `audit` and `orders`, and is drained; relay-2 is there.
 fn view() -> DatabaseView {
     DatabaseView {
-        group: "default".parse().unwrap(),
-        taken_at: NOW,
         pipelines: vec![pipeline(1, "audit"), pipeline(2, "orders")],
         agents: vec![agent("relay-1"), agent("relay-2")],
         holds: vec![Hold {
@@ -75,10 +71,7 @@ fn view() -> DatabaseView {
             created_at: NOW,
             expires_at: None,
         }],
-        placements: BTreeMap::new(),
-        unreached: BTreeMap::new(),
-        last_drains: BTreeMap::new(),
-        generation: 0,
+        ..DatabaseView::empty("default".parse().unwrap(), NOW)
     }
 }
 

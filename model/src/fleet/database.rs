@@ -117,6 +117,21 @@ impl AgentRow {
 }
 
 impl DatabaseView {
+    /// A group in which nothing is.
+    pub fn empty(group: GroupName, taken_at: OffsetDateTime) -> Self {
+        Self {
+            group,
+            taken_at,
+            pipelines: Vec::new(),
+            agents: Vec::new(),
+            holds: Vec::new(),
+            placements: BTreeMap::new(),
+            unreached: BTreeMap::new(),
+            last_drains: BTreeMap::new(),
+            generation: 0,
+        }
+    }
+
     /// Enabled units, bundled by lock key.
     pub fn bundles(&self) -> Vec<Bundle> {
         let live: BTreeSet<&AgentName> = self
@@ -336,15 +351,9 @@ mod tests {
             .collect();
         pipelines.push(pipeline(11, None));
         let mut view = DatabaseView {
-            group: "default".parse().unwrap(),
-            taken_at: OffsetDateTime::UNIX_EPOCH,
             pipelines,
             agents: ["a", "b", "c"].map(agent).to_vec(),
-            holds: Vec::new(),
-            placements: BTreeMap::new(),
-            unreached: BTreeMap::new(),
-            last_drains: BTreeMap::new(),
-            generation: 0,
+            ..DatabaseView::empty("default".parse().unwrap(), OffsetDateTime::UNIX_EPOCH)
         };
         let moved_to_a = |view: &DatabaseView| {
             let assigned = view.assignments();

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use time::{Duration, OffsetDateTime};
 
 use super::*;
@@ -53,19 +51,13 @@ fn pipeline(number: i64, name: &str, owner: &str) -> PipelineRow {
 /// `orders` and `audit` are on relay-1, `bills` on relay-2.
 fn view() -> DatabaseView {
     DatabaseView {
-        group: "default".parse().unwrap(),
-        taken_at: OffsetDateTime::UNIX_EPOCH,
         pipelines: vec![
             pipeline(1, "audit", "relay-1"),
             pipeline(2, "bills", "relay-2"),
             pipeline(3, "orders", "relay-1"),
         ],
         agents: vec![agent("relay-1"), agent("relay-2")],
-        holds: Vec::new(),
-        placements: BTreeMap::new(),
-        unreached: BTreeMap::new(),
-        last_drains: BTreeMap::new(),
-        generation: 0,
+        ..DatabaseView::empty("default".parse().unwrap(), OffsetDateTime::UNIX_EPOCH)
     }
 }
 

@@ -53,18 +53,12 @@ fn pipeline(number: i64, owner: Option<&str>) -> PipelineRow {
 
 pub(super) fn view(owners: &[Option<&str>], agents: Vec<AgentRow>) -> DatabaseView {
     DatabaseView {
-        group: "default".parse().unwrap(),
-        taken_at: NOW,
         pipelines: (0..)
             .zip(owners)
             .map(|(number, owner)| pipeline(number, *owner))
             .collect(),
         agents,
-        holds: Vec::new(),
-        placements: BTreeMap::new(),
-        unreached: BTreeMap::new(),
-        last_drains: BTreeMap::new(),
-        generation: 0,
+        ..DatabaseView::empty("default".parse().unwrap(), NOW)
     }
 }
 

@@ -1,7 +1,5 @@
 //! One sound installation, and one change at a time.
 
-use std::collections::BTreeMap;
-
 use tide_catalog::{
     pipelines::StoredPipeline,
     preflight::{OpenTransaction, PreparedTransaction, ServerFacts, ServerState},
@@ -126,15 +124,9 @@ fn fleet() -> Fleet {
     };
     Fleet {
         view: DatabaseView {
-            group: "default".parse().unwrap(),
-            taken_at: NOW,
             pipelines: vec![pipeline],
             agents: vec![agent],
-            holds: Vec::new(),
-            placements: BTreeMap::new(),
-            unreached: BTreeMap::new(),
-            last_drains: BTreeMap::new(),
-            generation: 0,
+            ..DatabaseView::empty("default".parse().unwrap(), NOW)
         },
         pipelines: vec![StoredPipeline {
             name: "orders".to_owned(),
