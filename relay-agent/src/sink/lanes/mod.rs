@@ -52,7 +52,7 @@ pub(super) struct Limits {
 /// acknowledged. It may learn that other messages failed; its own did if its index is among the
 /// failures.
 ///
-/// Dropping the future drops those of `publish`; what they had achieved is in `ahead`.
+/// Dropping the future drops those of `publish`; what was heard of them by then is in `ahead`.
 pub(super) async fn deliver<F, A>(
     batch: &Batch<'_>,
     ahead: &mut Ahead,
